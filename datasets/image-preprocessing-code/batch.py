@@ -1,0 +1,228 @@
+"""What the two preprocessing scripts do around one image: read, write, share out, go on.
+
+What a run finds out about an image and cannot be seen from OUT/<image>.jpg (why it was rejected,
+its landmarks) is a line of OUT/progress.jsonl, written as soon as it is known. So a run that was
+interrupted, even by kill -9, goes on with what is missing. To try a rejected image again, delete
+its line.
+"""
+
+import argparse
+import csv
+import importlib.util
+import io
+import json
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+import warnings
+from collections import Counter
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from itertools import islice
+from pathlib import Path
+
+from PIL import Image, ImageOps, UnidentifiedImageError
+from tqdm import tqdm
+
+SUFFIXES = (".jpg", ".jpeg", ".png")
+
+warnings.simplefilter("error", Image.DecompressionBombWarning)  # rejects such an image
+
+
+def argument_parser(description):
+    """Parser with the options of both scripts; its errors are one line, exit code 2."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.error = lambda message: parser.exit(2, f"{parser.prog}: error: {message}\n")
+    parser.add_argument("--images", type=Path, required=True, metavar="IN", help="image folder")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        required=True,
+        metavar="OUT",
+        help="folder of the results; what is in it from an interrupted run is not done again",
+    )
+    parser.add_argument(
+        "--workers", type=int, default=os.cpu_count(), help="processes (default: one per core)"
+    )
+    return parser
+
+
+@contextmanager
+def one_line_errors(parser):
+    """Ends the script with one line where a disk fails or the user interrupts it."""
+    try:
+        yield
+    except OSError as problem:
+        parser.error(f"{problem.filename}: {problem.strerror or problem}")
+    except KeyboardInterrupt:
+        print(f"{parser.prog}: interrupted; the same command goes on", file=sys.stderr)
+        sys.exit(130)
+
+
+def read_image(path):
+    """The image as RGB, turned as its EXIF data says.
+
+    Raises ValueError if its content is at fault, OSError (a failing disk) if it cannot be read.
+    """
+    data = path.read_bytes()
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            return ImageOps.exif_transpose(image).convert("RGB")
+    except UnidentifiedImageError:
+        raise ValueError("unreadable pixels: not an image") from None
+    except Exception as error:  # Pillow's decoders raise many kinds on corrupt files
+        raise ValueError(f"unreadable pixels: {' '.join(str(error).split())}") from None
+
+
+@contextmanager
+def written_whole(path, mode="w", **options):
+    """A file to write to, which becomes ``path`` when all of it is on the disk."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        with open(temporary, mode, **options) as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError as problem:
+        problem.filename = str(path)
+        raise
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_jpeg(image, path, quality):
+    """Save with 4:2:0 colour; raises OSError if it cannot be written."""
+    encoded = io.BytesIO()  # Pillow does not notice when a full disk takes only part of a file
+    image.save(encoded, "JPEG", quality=quality, subsampling="4:2:0")
+    with written_whole(path, "wb") as file:
+        file.write(encoded.getbuffer())
+
+
+def result_name(name):
+    return f"{Path(name).stem}.jpg"
+
+
+def read_records(journal):
+    """Settings and ``{file: record}`` of progress.jsonl, whose last line a kill can cut short.
+
+    Raises ValueError, KeyError or TypeError if it is something else.
+    """
+    settings, records = None, {}
+    for line in journal.read_text(encoding="ascii").splitlines():
+        try:
+            record = json.loads(line)
+        except ValueError:
+            break
+        if settings is None:
+            settings = record
+        else:
+            records[record["file"]] = record
+    if settings is None:
+        raise ValueError("no settings")
+    return settings, records
+
+
+def start(parser, args, settings, packages):
+    """Check folders and options; returns the names of the images and the records so far.
+
+    ``settings``: what must be equal in all runs into the same OUT. ``packages``: {module: name on
+    PyPI} of what the workers import.
+    """
+    if args.workers < 1:
+        parser.error(f"--workers {args.workers}: must be at least 1")
+    for module, package in packages.items():
+        if importlib.util.find_spec(module) is None:
+            parser.error(f"{package} is not installed: pip install -r requirements-extras.txt")
+    names = sorted(
+        entry.name
+        for entry in os.scandir(args.images)
+        if entry.name.lower().endswith(SUFFIXES) and entry.is_file()
+    )
+    if not names:
+        parser.error(
+            f"--images {args.images}: no {', '.join(SUFFIXES)} file in it "
+            "(subfolders are not searched)"
+        )
+    results = {}
+    for name in names:
+        if (other := results.setdefault(result_name(name), name)) != name:
+            parser.error(f"{args.images}: {other!r} and {name!r} both give {result_name(name)!r}")
+
+    args.out.mkdir(parents=True, exist_ok=True)
+    journal, before, records = args.out / "progress.jsonl", settings, {}
+    if journal.exists():
+        try:
+            before, records = read_records(journal)
+        except (ValueError, KeyError, TypeError):
+            parser.error(f"{journal}: not written by this script; choose another --out")
+    elif any(not path.name.startswith(".") for path in args.out.iterdir()):
+        parser.error(f"--out {args.out}: holds files that this script did not write")
+    if before != settings:
+        parser.error(f"--out {args.out}: holds results of {before}, not of {settings}")
+    with written_whole(journal, encoding="ascii") as file:
+        for record in (settings, *records.values()):
+            file.write(json.dumps(record) + "\n")
+    return names, records
+
+
+def end_with_parent():
+    """A worker whose parent was killed would wait for its next image for ever."""
+    parent = multiprocessing.parent_process()
+    threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()
+
+
+def run(parser, args, work, tasks, records, title):
+    """Call ``work(*task)`` for all tasks in ``args.workers`` processes.
+
+    What it returns, if not None, is a record: it goes to progress.jsonl and into ``records``. The
+    first item of a task is the path of the image. An OSError of ``work`` (full disk) ends the run.
+    """
+    context = multiprocessing.get_context("spawn")  # forking a process with threads can hang
+    waiting, running = iter(tasks), {}
+
+    def submit():
+        for task in islice(waiting, 4 * args.workers - len(running)):
+            running[pool.submit(work, *task)] = task[0]
+
+    with (
+        open(args.out / "progress.jsonl", "a", encoding="ascii") as journal,
+        tqdm(total=len(tasks), desc=title, unit="image", disable=None) as bar,
+        ProcessPoolExecutor(args.workers, context, end_with_parent) as pool,
+    ):
+        try:
+            # The workers inherit that Ctrl-C, which reaches them too, is ignored.
+            handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
+            submit()
+            signal.signal(signal.SIGINT, handler)
+            while running:
+                for future in wait(running, return_when=FIRST_COMPLETED).done:
+                    if record := future.result():
+                        journal.write(json.dumps(record) + "\n")
+                        journal.flush()
+                        records[record["file"]] = record
+                    del running[future]
+                    bar.update()
+                submit()
+        except (BrokenProcessPool, MemoryError):
+            names = ", ".join(sorted(path.name for path in running.values()))
+            parser.error(f"a process died (out of memory?) at one of {names}; try --workers 1")
+        except BaseException:
+            pool.shutdown(wait=True, cancel_futures=True)
+            raise
+
+
+def finish(args, names, records):
+    """List the rejected images in OUT/rejected.csv and print the counts."""
+    rejected = [(n, records[n]["rejected"]) for n in names if "rejected" in records.get(n, ())]
+    with written_whole(
+        args.out / "rejected.csv", encoding="utf-8", errors="backslashreplace", newline=""
+    ) as file:
+        csv.writer(file, lineterminator="\n").writerows([("file", "reason"), *rejected])
+    print(f"{len(names)} images in {args.images}")
+    print(f"  {len(names) - len(rejected):7d} written to {args.out}")
+    for kind, count in Counter(reason.split(":")[0] for _, reason in rejected).most_common():
+        print(f"  {count:7d} rejected: {kind}")

@@ -1,0 +1,748 @@
+"""Tables and plots from run folders: the losses compared over seeds, as in the paper.
+
+    python summarize.py run1 run2 run3 --out report
+
+A RUN is a folder written by one of the twelve scripts, or a folder with a published training.log
+(and test_predictions.log). The report: index.html (opens from disk), results.md, results.csv,
+paired.csv, by_group.csv and the plots as PNG.
+
+Runs are averaged over seeds only where all else agrees: data set, loss, task importance weights,
+gender output, epoch (the last, or the one chosen on validation), and every setting and data file
+that changes the numbers. Groups that differ in nothing but loss and importance weights form a
+comparison; losses are compared image by image only within one.
+"""
+
+import argparse
+import hashlib
+import html
+import io
+import json
+import os
+import re
+import sys
+from itertools import combinations
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from tqdm import tqdm
+
+try:
+    from matplotlib.colors import LinearSegmentedColormap, LogNorm
+    from matplotlib.figure import Figure
+except ImportError:
+    print("summarize.py: error: pip install -r requirements-extras.txt first", file=sys.stderr)
+    sys.exit(2)
+
+YOUNGEST_AGE = {"afad": 15, "cacd": 14, "morph2": 16, "utk": 21}
+LOSSES = {"ce": "CE", "ordinal": "OR-CNN", "coral": "CORAL"}
+COLOURS = {"ce": "#d55e00", "ordinal": "#0072b2", "coral": "#009e73"}  # told apart by all eyes
+GENDERS = ["female", "male"]
+UTK_RACES = {"0": "White", "1": "Black", "2": "Asian", "3": "Indian", "4": "other"}
+# Settings that may differ within a group: where files lie, and what leaves the result alone. One
+# unknown here counts, so that it splits a group in sight rather than being averaged over unseen.
+NOT_COMPARED = set(
+    "seed imp_weight gender outpath cuda numworkers cache_dir checkpoint_minutes log_every resume "
+    "overwrite train_csv test_csv valid_csv image_path".split()
+)
+# 97.5 % points of Student's t for 1 to 10 degrees of freedom; the last also serves for more.
+T_975 = [12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228]
+
+
+def fail(message):
+    print(f"summarize.py: error: {' '.join(str(message).split())}", file=sys.stderr)
+    sys.exit(2)
+
+
+def read(reader, path, *args):
+    """``reader(path, *args)``; a missing or damaged file ends the program in one line."""
+    try:
+        return reader(path, *args)
+    except Exception as error:  # a damaged file can provoke any
+        fail(f"{path} cannot be used ({type(error).__name__}: {error}); repair it or leave it out")
+
+
+# Reading a run gives results (dicts): one for the last epoch, and one for the epoch chosen on
+# validation where there is one. "images" is in those with usable predictions only.
+
+
+def read_run(folder, test_csvs, notes):
+    """The results in ``folder``; none, and a line in ``notes``, where the run is unfinished."""
+    if (folder / "run.json").exists():
+        return read(read_run_json, folder / "run.json", notes)
+    if (folder / "training.log").exists():
+        return read(read_published_log, folder / "training.log", test_csvs, notes)
+    fail(f"{folder} holds no run: neither run.json nor training.log is there")
+
+
+def read_run_json(path, notes):
+    folder, record = path.parent, json.loads(path.read_text(encoding="utf-8"))
+    options = record["settings"]
+    if record["status"] != "finished":
+        history = folder / "history.csv"
+        done = max(history.read_bytes().count(b"\n") - 1, 0) if history.exists() else 0
+        notes.append(f"{folder}: left out, unfinished ({done} of {options['epochs']} epochs done).")
+        return []
+    data = record["data"]
+    result = {
+        "folder": folder,
+        "script": record["script_sha256"],
+        "seed": int(record["seed"]),
+        "dataset": record["dataset"],
+        "loss": record["loss"],
+        "imp_weight": int(bool(options["imp_weight"])),
+        "gender": int(bool(record["gender"])),
+        "epochs": int(options["epochs"]),
+        "minutes": float(record["minutes"]),
+        "median_mae": float(data["test"]["median_mae"]),
+        "curves": read(read_history, folder / "history.csv"),
+    }
+    if result["dataset"] not in YOUNGEST_AGE or result["loss"] not in LOSSES:
+        raise ValueError(f"unknown data set or loss: {result['dataset']}, {result['loss']}")
+    settings = {key: value for key, value in options.items() if key not in NOT_COMPARED}
+    settings |= {key: record[key] for key in ("num_classes", "youngest_age")}
+    settings["train"] = image_set(data["train"])
+    results = []
+    for prefix in ["", "best_"] if options.get("valid_csv") else [""]:
+        file = folder / f"{prefix}test_predictions.csv"
+        images = read(read_predictions, file, record["dataset"], data["test"]["rows"])
+        labels = images["true_age"].to_numpy() - record["youngest_age"]
+        file = folder / f"{prefix}test_probas.npy"
+        of_probas = read(read_probas, file, record["loss"], labels, record["num_classes"])
+        used = {"valid": image_set(data["valid"])} if prefix else {}
+        used["test"] = image_set(data["test"], rows_of(images))
+        result |= {
+            "epoch": "best on validation" if prefix else "last",
+            "settings": settings | used,
+            "mae": float(record["metrics"][f"{prefix}test_mae"]),
+            "rmse": float(record["metrics"][f"{prefix}test_rmse"]),
+        }
+        results.append(score(result, images, notes, of_probas))
+    return results
+
+
+def checksum(*texts):
+    return hashlib.sha256("\n".join(texts).encode()).hexdigest()[:8]
+
+
+def image_set(facts, *more):
+    """Number of rows, and a short name for a CSV, the bytes of its images, and ``more``."""
+    return f"{facts['rows']} {checksum(facts['csv_sha256'], facts['images_sha256'], *more)}"
+
+
+def rows_of(images):
+    return images[["path", "true_age"]].to_csv(index=False)
+
+
+def read_history(path):
+    return pd.read_csv(path)[["epoch", "cost", "valid_mae"]].astype(float)
+
+
+def read_predictions(path, dataset, rows):
+    table = pd.read_csv(path, keep_default_na=False, dtype={"path": str}, low_memory=False)
+    if len(table) != rows:
+        raise ValueError(f"{len(table)} rows, {rows} expected")
+    return standard_images(table, dataset)
+
+
+def standard_images(table, dataset):
+    """path, true_age, predicted_age (years), age (decade), gender, race, and p_male if known."""
+    images = table[["path"]].copy()
+    for name in ["true_age", "predicted_age", "p_male"][: 3 if "p_male" in table else 2]:
+        images[name] = table[name].astype(float)
+        if not np.isfinite(images[name]).all():
+            raise ValueError(f"{name} must be a number in every row")
+    decades = (images["true_age"] // 10 * 10).astype(int)
+    images["age"] = [f"{decade}-{decade + 9}" for decade in decades]
+    gender = race = pd.Series(None, table.index, dtype=object)
+    if dataset == "utk":
+        in_name = table["path"].str.extract(r"(?:^|/)\d+_([01])_(?:([0-4])_)?\d+\.[^/]*$")
+        gender, race = in_name[0].map({"0": "male", "1": "female"}), in_name[1].map(UTK_RACES)
+    if "Male" in table:
+        gender = table["Male"].astype(str).map({"1": "male", "-1": "female"})
+    for name in ("gender", "true_gender"):
+        gender = table[name] if name in table else gender
+    images["gender"] = gender.where(gender.isin(GENDERS))
+    race = table["race"].astype(str) if "race" in table else race
+    images["race"] = race.where(race != "")
+    return images.astype({name: "category" for name in ("age", "gender", "race")})
+
+
+def read_probas(path, loss, labels, num_classes):
+    """Rank inconsistencies per image, and reliability, of the P(y > k) in one .npy file.
+
+    The file is (images, K-1) P(y > k), or for ce (images, K) class probabilities.
+    ``open_memmap`` reads plain arrays only, never a pickle.
+    """
+    probas = np.lib.format.open_memmap(path, mode="r")
+    expected = (len(labels), num_classes if loss == "ce" else num_classes - 1)
+    if probas.shape != expected or probas.dtype != np.float32:
+        raise ValueError(f"{probas.dtype} {probas.shape}, float32 {expected} expected")
+    if not (probas.min() >= 0 and probas.max() <= 1):
+        raise ValueError("a value is no probability")
+    if loss == "ce":  # from P(y = k) to P(y > k)
+        probas = np.cumsum(probas[:, :0:-1], axis=1)[:, ::-1]
+    return {
+        "inconsistencies": rank_inconsistencies(probas),
+        "reliability": reliability(probas, labels),
+    }
+
+
+def rank_inconsistencies(probas):
+    """Mean over images of the number of k with P(y > k+1) > P(y > k); probas (images, K-1)."""
+    return (probas[:, 1:] > probas[:, :-1]).sum(axis=1).mean()
+
+
+def reliability(probas, labels, bins=10):
+    """(3, bins): pairs (image, k), the sum of their P(y > k), the number of them with y > k."""
+    happened = labels[:, None] > np.arange(probas.shape[1])
+    place = np.minimum((probas * bins).astype(int), bins - 1).ravel()
+    weights = [None, probas.ravel(), happened.ravel()]
+    return np.stack([np.bincount(place, weight, minlength=bins) for weight in weights])
+
+
+def score(result, images, notes, of_probas=None):
+    """``result`` with what its predictions say (years, %), where they agree with its log."""
+    errors = images["predicted_age"] - images["true_age"]
+    mae, rmse = errors.abs().mean(), (errors**2).mean() ** 0.5
+    if max(abs(mae - result["mae"]), abs(rmse - result["rmse"])) > 0.01 + 1e-9:
+        notes.append(
+            f"{result['folder']}: only its log is used, not its predictions: they give a test "
+            f"MAE/RMSE of {mae:.2f}/{rmse:.2f}, the log says "
+            f"{result['mae']:.2f}/{result['rmse']:.2f} (epoch: {result['epoch']})."
+        )
+        return result.copy()
+    images = images.assign(error=errors, right=np.nan).drop(columns="path")
+    scores = {"mae": mae, "rmse": rmse, "cs5": 100 * (errors.abs() <= 5).mean(), "images": images}
+    if "p_male" in images:
+        right = (images["p_male"] > 0.5) == (images["gender"] == "male")
+        images["right"] = (100.0 * right).where(images["gender"].notna())
+        scores["gender_accuracy"] = images["right"].mean()
+    return result | (of_probas or {}) | scores
+
+
+def read_published_log(path, test_csvs, notes):
+    folder, log = path.parent, path.read_text(encoding="utf-8")
+    costs = re.findall(r"^Epoch: (\d+)/(\d+) \| Batch .*\| Cost: (\S+)$", log, re.M)
+    valid = re.findall(r"Current Valid: (\d+\.\d\d)/\S+ Ep\. (\d+) ", log)
+    minutes = re.search(r"^Total Training Time: (\d+\.\d\d) min$", log, re.M)
+    number = r"(\d+\.\d\d)"
+    figures = {
+        epoch: re.search(rf"^MAE/RMSE: \| {b}Train: .*\| {b}Test: {number}/{number}$", log, re.M)
+        for epoch, b in {"last": "", "best on validation": "Best "}.items()
+        if valid or not b
+    }
+    if not (costs and minutes and all(figures.values())):
+        reached = f"{costs[-1][0]} of {costs[-1][1]}" if costs else "none"
+        notes.append(f"{folder}: left out, its log is unfinished or cut off (epoch: {reached}).")
+        return []
+    script = re.findall(r"^Script: .*", log, re.M)
+    names = "\n".join([*script, folder.resolve().name, log])
+    name = re.search(r"(afad|cacd|morph|utk)2?-(ce|ordinal|coral)", names)
+    seed = re.search(r"^Random Seed: (-?\d+)$", log, re.M)
+    if not name or not seed:
+        raise ValueError("data set, loss or seed unknown: name the folder like morph-coral__seed0")
+    dataset, epochs = name[1].replace("morph", "morph2"), int(costs[-1][1])
+    images = test_csvs.get(dataset)
+    test = "unknown" if images is None else f"{len(images)} {checksum(rows_of(images))}"
+    curves = pd.DataFrame(costs, columns=["epoch", "epochs", "cost"]).astype(float)
+    curves = curves.groupby("epoch", as_index=False).mean()
+    curves["valid_mae"] = curves["epoch"].map({int(ep) + 1: float(mae) for mae, ep in valid})
+    result = {
+        "folder": folder,
+        "script": None,
+        "seed": int(seed[1]),
+        "dataset": dataset,
+        "loss": name[2],
+        "imp_weight": int("\nTask Importance Weight: 1\n" in log),
+        "gender": 0,
+        "epochs": epochs,
+        "minutes": float(minutes[1]),
+        "median_mae": np.nan,
+        "curves": curves,
+        "settings": {"source": "published log", "epochs": epochs, "test": test},
+    }
+    results = [
+        result | {"epoch": epoch, "mae": float(figure[1]), "rmse": float(figure[2])}
+        for epoch, figure in figures.items()
+    ]
+    predictions = folder / "test_predictions.log"
+    if images is None or not predictions.exists():
+        notes.append(
+            f"{folder}: only its log is used; its predictions need a test_predictions.log and "
+            f"--published_test_csv {dataset}=PATH."
+        )
+        return results
+    labels = read(read_labels, predictions, len(images))
+    images = images.assign(predicted_age=labels + YOUNGEST_AGE[dataset])
+    # The predictions are those of the epoch chosen on validation, where one was chosen.
+    return [*results[:-1], score(results[-1], images, notes)]
+
+
+def read_labels(path, rows):
+    labels = np.array(re.findall(r"[^\s,]+", path.read_text(encoding="utf-8")), dtype=float)
+    if len(labels) != rows:
+        raise ValueError(f"{len(labels)} predictions, {rows} rows in the CSV")
+    return labels
+
+
+def read_test_csv(path, dataset):
+    """The images of a published CSV, whose ages are labels; nothing is predicted for them yet."""
+    table = pd.read_csv(path, keep_default_na=False, dtype={0: str}, low_memory=False)
+    paths = next(table[name] for name in ("path", "file", table.columns[0]) if name in table)
+    ages = table["age"].astype(int) + YOUNGEST_AGE[dataset]
+    return standard_images(table.assign(path=paths, true_age=ages, predicted_age=ages), dataset)
+
+
+# Groups and tables. A table is a list of rows, a row a dict of texts, the same in CSV and page.
+
+
+def compare(results, notes):
+    """[{(loss, imp_weight): [results, one per seed]}], one dict per comparison."""
+    comparisons = {}
+    for result in results:
+        conditions = [result[key] for key in ("dataset", "epoch", "gender", "settings")]
+        groups = comparisons.setdefault(json.dumps(conditions, sort_keys=True), {})
+        group = groups.setdefault((result["loss"], result["imp_weight"]), [])
+        twin = next((other for other in group if other["seed"] == result["seed"]), None)
+        if twin:
+            notes.append(
+                f"{result['folder']}: left out, its group has seed {result['seed']} already, "
+                f"from {twin['folder']} (epoch: {result['epoch']})."
+            )
+            continue
+        if group and group[0]["script"] != result["script"]:
+            notes.append(f"{result['folder']}: its script differs from {group[0]['folder']}'s.")
+        group.append(result)
+    order = [(loss, weighted) for loss in LOSSES for weighted in (0, 1)]
+    return [
+        {key: groups[key] for key in sorted(groups, key=order.index)}
+        for _, groups in sorted(comparisons.items())
+    ]
+
+
+def having(groups, name):
+    """``groups`` with only those of their results that hold ``name``, and without empty groups."""
+    having = {key: [result for result in group if name in result] for key, group in groups.items()}
+    return {key: group for key, group in having.items() if group}
+
+
+def label(key):
+    return LOSSES[key[0]] + (", weighted" if key[1] else "")
+
+
+def mean(values, decimals=2):
+    known = [value for value in values if np.isfinite(value)]
+    return f"{np.mean(known):.{decimals}f}" if known else ""
+
+
+def deviation(values):
+    """Sample standard deviation; a single value has none."""
+    return f"{np.std(values, ddof=1):.2f}" if len(values) > 1 else ""
+
+
+def results_table(number, groups):
+    rows = []
+    for key, group in groups.items():
+        first = group[0]
+        values = {
+            name: [result.get(name, np.nan) for result in group]
+            for name in ("mae", "rmse", "cs5", "gender_accuracy", "inconsistencies", "median_mae")
+        }
+        rows.append(
+            {
+                "comparison": str(number),
+                "data set": first["dataset"],
+                "loss": LOSSES[key[0]],
+                "imp. weights": str(key[1]),
+                "gender": str(first["gender"]),
+                "epoch": first["epoch"],
+                "runs": str(len(group)),
+                "seeds": " ".join(str(seed) for seed in sorted(r["seed"] for r in group)),
+                "test MAE": mean(values["mae"]),
+                "MAE sd": deviation(values["mae"]),
+                "test RMSE": mean(values["rmse"]),
+                "RMSE sd": deviation(values["rmse"]),
+                "CS(5) %": mean(values["cs5"]),
+                "gender accuracy %": mean(values["gender_accuracy"]),
+                "rank inconsistencies": mean(values["inconsistencies"], 3),
+                "MAE of median": mean(values["median_mae"]),
+                "epochs": str(first["epochs"]),
+                "minutes": mean([result["minutes"] for result in group], 1),
+                "settings": ", ".join(settings_of(first)),
+            }
+        )
+    return rows
+
+
+def settings_of(result):
+    return [f"{key} {value}" for key, value in result["settings"].items() if value is not None]
+
+
+def apart(result, others):
+    """The settings of ``result`` that set it apart from ``others`` like it in all else."""
+    alike = [o for o in others if all(o[k] == result[k] for k in ("dataset", "epoch", "gender"))]
+    shared = set.intersection(*(set(settings_of(other)) for other in alike))
+    return ", ".join(text for text in settings_of(result) if text not in shared)
+
+
+def paired_table(number, groups):
+    """MAE of loss A minus MAE of loss B on the same images, with 95 % intervals."""
+    scored, rows = having(groups, "images"), []
+    pairs = list(combinations(scored, 2))
+    if not pairs:
+        return []
+    absolute = {key: per_image(group)["MAE"].to_numpy() for key, group in scored.items()}
+    differences = np.stack([absolute[a] - absolute[b] for a, b in pairs])
+    lows, highs = np.percentile(bootstrap(differences), [2.5, 97.5], axis=0)
+    for (a, b), values, low, high in zip(pairs, differences, lows, highs, strict=True):
+        row = {"comparison": str(number), "images": str(len(values))}
+        maes = [[result["mae"] for result in scored[key]] for key in (a, b)]
+        for side, key, of_seeds in zip("AB", (a, b), maes, strict=True):
+            row |= {side: label(key), f"seeds of {side}": str(len(of_seeds))}
+            row |= {f"MAE of {side}": mean(of_seeds), f"sd of {side}": deviation(of_seeds)}
+        difference, half = values.mean(), over_seeds(*maes)
+        row["A - B"] = f"{difference:.3f}"
+        row["over images"] = f"{low:.3f} to {high:.3f}"
+        row["over seeds"] = (
+            f"{difference - half:.3f} to {difference + half:.3f}" if half >= 0 else ""
+        )
+        row["more than noise"] = verdict(difference, low, high, half)
+        rows.append(row)
+    return rows
+
+
+def bootstrap(differences, resamples=2000, seed=0):
+    """(resamples, pairs): means of ``differences`` (pairs, images) over resampled images."""
+    generator, (pairs, images) = np.random.default_rng(seed), differences.shape
+    means = np.empty((resamples, pairs))
+    for row in range(resamples):
+        counts = np.bincount(generator.integers(0, images, images), minlength=images)
+        means[row] = (differences * counts).sum(axis=1) / images
+    return means
+
+
+def over_seeds(a, b):
+    """Half the 95 % interval of mean(a) - mean(b) by a two-sample t; NaN under two seeds each."""
+    if min(len(a), len(b)) < 2:
+        return np.nan
+    freedom = len(a) + len(b) - 2
+    variance = (np.var(a) * len(a) + np.var(b) * len(b)) / freedom
+    return T_975[min(freedom, len(T_975)) - 1] * (variance * (1 / len(a) + 1 / len(b))) ** 0.5
+
+
+def verdict(difference, low, high, half):
+    if low <= 0 <= high:
+        return "no"
+    if np.isnan(half):
+        return "of images: yes, of seeds: unknown"
+    return "yes" if abs(difference) > half else "of images: yes, of seeds: no"
+
+
+def per_image(group):
+    """Per test image, means over seeds: absolute error, error (years), gender right (%)."""
+    images = group[0]["images"][["true_age", "age", "gender", "race"]]
+    return images.assign(
+        MAE=np.mean([result["images"]["error"].abs() for result in group], axis=0),
+        bias=np.mean([result["images"]["error"] for result in group], axis=0),
+        right=np.mean([result["images"]["right"] for result in group], axis=0),
+    )
+
+
+def by_group_table(number, groups):
+    """MAE, bias and gender accuracy (means over seeds) by age decade, true gender and race."""
+    rows = []
+    for by in ("age", "gender", "race"):
+        for key, group in having(groups, "images").items():
+            for part, images in per_image(group).groupby(by, observed=True):
+                row = {"comparison": str(number), "by": by, "group": part, "loss": label(key)}
+                row |= {"images": str(len(images)), "MAE": mean(images["MAE"])}
+                row |= {"bias": mean(images["bias"]), "gender accuracy %": mean(images["right"])}
+                rows.append(row)
+    return sorted(rows, key=lambda row: (row["by"], row["group"]))
+
+
+# Plots. A loss keeps its colour, dashed where importance-weighted. Each shows the groups that have
+# what PLOTS, below, says it needs.
+
+
+def line(key):
+    return {"color": COLOURS[key[0]], "linestyle": "--" if key[1] else "-", "label": label(key)}
+
+
+def shades(key):
+    return LinearSegmentedColormap.from_list("", ["0.93", COLOURS[key[0]]])
+
+
+def panel_per_group(groups):
+    """A figure and its panels, three to a row."""
+    rows, columns = -(-len(groups) // 3), min(len(groups), 3)
+    figure = Figure(figsize=(4.2 * columns, 3.8 * rows), layout="constrained")
+    panels = figure.subplots(rows, columns, squeeze=False).ravel()
+    for ax in panels[len(groups) :]:
+        ax.remove()
+    return figure, panels[: len(groups)]
+
+
+def plot_curves(groups):
+    """Training cost and validation MAE by epoch, one line per run."""
+    shown = {"cost": "mean cost (scale depends on the loss)", "valid_mae": "validation MAE (years)"}
+    if not any(r["curves"]["valid_mae"].notna().any() for group in groups.values() for r in group):
+        del shown["valid_mae"]
+    figure = Figure(figsize=(1 + 5 * len(shown), 4), layout="constrained")
+    panels = figure.subplots(1, len(shown), squeeze=False)[0]
+    for ax, (column, name) in zip(panels, shown.items(), strict=True):
+        for key, group in groups.items():
+            for result in group:
+                style = line(key) | ({} if result is group[0] else {"label": None})
+                ax.plot(result["curves"]["epoch"], result["curves"][column], linewidth=1, **style)
+        ax.set(xlabel="epoch", ylabel=name)
+        ax.legend()
+    panels[0].set_yscale("log")
+    return figure
+
+
+def plot_mae_by_age(groups):
+    """MAE by true age, mean over seeds, and below it how many test images have that age."""
+    figure = Figure(figsize=(7, 5), layout="constrained")
+    top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
+    for key, group in groups.items():
+        by_age = per_image(group).groupby("true_age")["MAE"].agg(["mean", "size"])
+        top.plot(by_age.index, by_age["mean"], marker=".", **line(key))
+    bottom.bar(by_age.index, by_age["size"], color="0.6")
+    top.set(ylabel="MAE (years)", ylim=(0, None))
+    bottom.set(xlabel="true age (years)", ylabel="test images")
+    top.legend()
+    return figure
+
+
+def plot_predicted_against_true(groups):
+    """Number of test images, over all seeds, by true and predicted age."""
+    figure, panels = panel_per_group(groups)
+    for ax, (key, group) in zip(panels, groups.items(), strict=True):
+        ages = pd.concat([result["images"][["true_age", "predicted_age"]] for result in group])
+        edges = np.arange(ages.min().min() - 0.5, ages.max().max() + 1)
+        *_, drawn = ax.hist2d(*ages.to_numpy().T, edges, norm=LogNorm(), cmap=shades(key))
+        ax.axline((edges[0], edges[0]), slope=1, color="0.3", linewidth=1, label="no error")
+        ax.set(title=label(key), xlabel="true age (years)", ylabel="predicted age (years)")
+        ax.set_aspect("equal")
+        ax.legend(loc="upper left")
+        figure.colorbar(drawn, ax=ax, label="test images", shrink=0.8)
+    return figure
+
+
+def plot_cumulative_score(groups):
+    """Share of test images, over all seeds, with an error of at most so many years."""
+    figure = Figure(figsize=(6, 4), layout="constrained")
+    ax = figure.subplots()
+    for key, group in groups.items():
+        absolute = pd.concat([result["images"]["error"].abs() for result in group])
+        within = [100 * (absolute <= years).mean() for years in range(21)]
+        ax.plot(range(21), within, marker=".", **line(key))
+    ax.set(xlabel="error of at most (years)", ylabel="test images (%)", ylim=(0, 102))
+    ax.set_xticks(range(0, 21, 5))
+    ax.legend(loc="lower right")
+    return figure
+
+
+def plot_reliability(groups):
+    """How often y > k was true against the P(y > k) given, over all images, k and seeds."""
+    figure = Figure(figsize=(6, 6), layout="constrained")
+    top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
+    top.plot([0, 1], [0, 1], color="0.3", linewidth=1, label="reliable")
+    for key, group in groups.items():
+        pairs, given, happened = np.sum([result["reliability"] for result in group], axis=0)
+        pairs[pairs == 0] = np.nan
+        top.plot(given / pairs, happened / pairs, marker="o", **line(key))
+        bottom.plot(given / pairs, pairs, marker="o", **line(key))
+    top.set(ylabel="share of pairs with y > k")
+    bottom.set(xlabel="P(y > k) given by the network", ylabel="pairs (image, k)", yscale="log")
+    top.legend()
+    return figure
+
+
+def plot_gender(groups):
+    """Test images by true and predicted gender, over all seeds."""
+    figure, panels = panel_per_group(groups)
+    for ax, (key, group) in zip(panels, groups.items(), strict=True):
+        images = pd.concat([result["images"][["gender", "p_male"]] for result in group])
+        said = images["p_male"].gt(0.5).map({False: "female", True: "male"})
+        counts = pd.crosstab(images["gender"].astype(object), said)
+        counts = counts.reindex(index=GENDERS, columns=GENDERS, fill_value=0).to_numpy()
+        percent = 100 * counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+        ax.imshow(percent, cmap=shades(key), vmin=0, vmax=150)
+        for row, column in np.ndindex(2, 2):
+            text = f"{percent[row, column]:.1f} %\n{counts[row, column]}"
+            ax.text(column, row, text, ha="center", va="center")
+        ax.set(title=label(key), xlabel="predicted gender", ylabel="true gender")
+        ax.set(xticks=[0, 1], xticklabels=GENDERS, yticks=[0, 1], yticklabels=GENDERS)
+    return figure
+
+
+PLOTS = {
+    plot_curves: "curves",
+    plot_mae_by_age: "images",
+    plot_predicted_against_true: "images",
+    plot_cumulative_score: "images",
+    plot_reliability: "reliability",
+    plot_gender: "gender_accuracy",
+}
+
+# The report.
+
+TABLES = {"results": results_table, "paired": paired_table, "by_group": by_group_table}
+
+GENERATOR = '<meta name="generator" content="summarize.py">'
+STYLE = """
+body { font: 16px/1.5 sans-serif; max-width: 85rem; margin: 2rem auto; padding: 0 1rem; }
+div { overflow-x: auto; } img { max-width: 100%; } figure { margin: 1rem 0; }
+table { border-collapse: collapse; font-size: 0.85rem; font-variant-numeric: tabular-nums; }
+th, td { padding: 0.2rem 0.4rem; border-bottom: 1px solid #ccc; text-align: left; }
+td { white-space: nowrap; } td.number { text-align: right; }
+"""
+NOTES = {
+    "results": """MAE and RMSE in years: mean over seeds, and sample standard deviation (sd). CS(5):
+images with an error of at most 5 years. Rank inconsistencies: mean number per image of k with
+P(y > k+1) > P(y > k), 0 for CE by construction. MAE of median: of always answering the
+training images' median age. Settings: those that set a group apart from others like it; train,
+valid, test are the number of images and a checksum of CSV and images.""",
+    "paired": """A - B: difference of the mean MAEs (years), below 0 where A is better. Over images:
+95 % interval from 2000 bootstrap resamples of the test images, the trained networks being given.
+Over seeds: 95 % interval of a two-sample t, the test images being given; needs two seeds each. More
+than noise: yes if neither interval holds 0. Nothing is corrected for the number of pairs.""",
+    "by_group": """Means over seeds, by true gender, age decade and race as far as known. Bias: mean
+of predicted minus true age (years).""",
+}
+
+
+def write_report(comparisons, notes, out):
+    """All files of the report into the folder ``out``; index.html last."""
+    numbered = list(enumerate(comparisons, 1))
+    tables = {
+        name: pd.DataFrame([row for pair in numbered for row in table(*pair)], dtype=str)
+        for name, table in TABLES.items()
+    }
+    for name, table in tables.items():
+        write(out / f"{name}.csv", table.to_csv(index=False).encode())
+
+    firsts = [next(iter(groups.values()))[0] for groups in comparisons]
+    tables["results"]["settings"] = [
+        apart(firsts[int(number) - 1], firsts) for number in tables["results"]["comparison"]
+    ]
+    page = ["<h1>Results</h1>", to_html(tables["results"]), *paragraphs(NOTES["results"])]
+    page += ["<h2>Left out, and remarks</h2>", *paragraphs(*notes)] if notes else []
+    for (number, groups), first in zip(numbered, firsts, strict=True):
+        gender = ", gender output" if first["gender"] else ""
+        page.append(f"<h2>{number}: {first['dataset']}, epoch: {first['epoch']}{gender}</h2>")
+        page += paragraphs(f"Settings: {', '.join(settings_of(first))}.")
+        for name in ("paired", "by_group"):
+            table = tables[name]
+            if not table.empty and (here := table["comparison"] == str(number)).any():
+                page += [to_html(table[here]), *paragraphs(NOTES[name])]
+        for plot, needed in PLOTS.items():
+            shown = having(groups, needed)
+            if shown:
+                name = f"{number}-{plot.__name__.removeprefix('plot_').replace('_', '-')}.png"
+                png = io.BytesIO()
+                plot(shown).savefig(png, dpi=120)
+                write(out / name, png.getvalue())
+                page.append(f'<figure><img src="{name}" alt="{plot.__doc__}">')
+                page.append(f"<figcaption>{plot.__doc__}</figcaption></figure>")
+    texts = [f"{to_markdown(tables[name])}\n{NOTES[name]}" for name in tables]
+    texts += [html.escape(note) for note in notes]
+    write(out / "results.md", "\n\n".join([*texts, ""]).encode())
+    head = f"<meta charset='utf-8'>{GENERATOR}<title>Results</title><style>{STYLE}</style>"
+    page = ["<!doctype html>", f"<html lang='en'><head>{head}</head><body>", *page]
+    write(out / "index.html", "\n".join([*page, "</body></html>\n"]).encode())
+
+
+def paragraphs(*texts):
+    return [f"<p>{html.escape(text)}</p>" for text in texts]
+
+
+def filled(table):
+    """``table`` without its empty columns."""
+    return table.loc[:, (table != "").any()]
+
+
+def to_html(table):
+    """Cells that hold a number are of class number."""
+    table = filled(table)
+    rows = [f"<td>{'</td><td>'.join(map(html.escape, row))}</td>" for row in table.to_numpy()]
+    body = re.sub(r"<td>(?=-?[0-9.]+( to -?[0-9.]+)?<)", "<td class=number>", "\n<tr>".join(rows))
+    head = "".join(f"<th>{html.escape(name)}</th>" for name in table)
+    return f"<div><table><thead><tr>{head}</thead>\n<tbody>\n<tr>{body}</tbody></table></div>"
+
+
+def to_markdown(table):
+    table = filled(table)
+    rows = [table.columns, ["---"] * len(table.columns), *table.to_numpy()]
+    cells = [[html.escape(cell).replace("|", "\\|") for cell in row] for row in rows]
+    return "".join(f"| {' | '.join(row)} |\n" for row in cells)
+
+
+def write(path, content):
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    with open(temporary, "wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+
+
+def old_report(out, overwrite):
+    """The index.html in ``out``, empty if none; ends the program where ``out`` must be kept."""
+    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+        return ""
+    index = out / "index.html"
+    old = index.read_text(encoding="utf-8", errors="replace") if index.is_file() else ""
+    if GENERATOR not in old:
+        fail(f"--out {out} holds something other than a report; name a new folder")
+    if not overwrite:
+        fail(f"--out {out} holds a report already; name a new folder, or add --overwrite")
+    return old
+
+
+def main(argv=None):
+    parser = argparse.ArgumentParser(
+        description="Tables and plots from run folders: the losses compared over seeds."
+    )
+    parser.error = fail
+    parser.add_argument("runs", nargs="+", metavar="RUN", help="folder of a run or published log")
+    parser.add_argument("--out", required=True, help="folder for the report, made if need be")
+    parser.add_argument(
+        "--published_test_csv",
+        action="append",
+        default=[],
+        metavar="DATASET=CSV",
+        help="test CSV that a data set's published predictions are for, as in morph2=PATH",
+    )
+    parser.add_argument("--overwrite", action="store_true", help="replace the report in --out")
+    args = parser.parse_args(argv)
+
+    out, notes, test_csvs, results = Path(args.out), [], {}, []
+    old = old_report(out, args.overwrite)
+    for option in args.published_test_csv:
+        dataset, _, path = option.partition("=")
+        if dataset not in YOUNGEST_AGE or not path:
+            fail(f"--published_test_csv {option}: write DATASET=CSV, as in morph2=morph2_test.csv")
+        test_csvs[dataset] = read(read_test_csv, path, dataset)
+    for folder in tqdm(args.runs, disable=None):
+        results += read_run(Path(folder), test_csvs, notes)
+    if not results:
+        fail(f"no finished run among those given. {' '.join(notes)}")
+    comparisons = compare(results, notes)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        write_report(comparisons, notes, out)
+        new = (out / "index.html").read_text(encoding="utf-8")
+        for name in re.findall(r'<img src="([\w-]+\.png)"', old):
+            if name not in new:
+                (out / name).unlink(missing_ok=True)
+    except OSError as error:
+        fail(f"--out {out} cannot be written: {error}")
+    print("\n".join([*notes, f"Report: {out / 'index.html'}"]))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,234 @@
+"""Speed and memory of a training script, beside a plain loop over a torch DataLoader.
+
+    python tests/benchmark.py                            some ten minutes on two cores
+    python tests/benchmark.py --count 96 --batch_size 16     a trial
+
+Draws 2,000 JPEGs of 200x200 pixels and measures on them, in five alternating rounds of which the
+medians are printed (with the lowest and highest in brackets): the input, the training step at
+120x120 pixels, and this machine's matrix multiplication; then one epoch of the script and one of
+the plain loop, each in a process of its own. The plain loop decodes, resizes and crops every image
+in every epoch, in 4 worker processes. Needs Linux and an otherwise idle machine.
+"""
+
+import argparse
+import contextlib
+import csv
+import io
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import pandas as pd
+import PIL.Image
+import torch
+from conftest import ROOT, load
+from torch.utils.data import DataLoader, Dataset
+from torchvision import transforms
+
+SCRIPT = ROOT / "model-code" / "utk-coral.py"
+CPU, ROUNDS = torch.device("cpu"), 5
+GFLOP = 6.78  # of an image, forward and backward, at 120x120
+
+
+class Images(Dataset):
+    """Image and label of each row of a CSV, decoded when asked for."""
+
+    def __init__(self, folder):
+        self.table, self.folder = pd.read_csv(folder / "train.csv"), folder / "images"
+        crop = transforms.RandomCrop((120, 120))
+        steps = [transforms.Resize((128, 128)), crop, transforms.ToTensor()]
+        self.transform = transforms.Compose(steps)
+
+    def __len__(self):
+        return len(self.table)
+
+    def __getitem__(self, row):
+        with PIL.Image.open(self.folder / self.table["file"].iloc[row]) as image:
+            return self.transform(image), int(self.table["age"].iloc[row])
+
+
+def plain_loader(folder, batch_size):
+    return DataLoader(Images(folder), batch_size, shuffle=True, num_workers=4)
+
+
+def plain_loop(module, model, loader, first_step=lambda: None):
+    """One epoch as the published code has it."""
+    optimizer, imp = torch.optim.Adam(model.parameters(), lr=0.0005), torch.ones(1)
+    model.train()
+    for number, (images, labels) in enumerate(loader):
+        cost = module.cost_fn(model(images)[0], labels, imp)
+        optimizer.zero_grad()
+        cost.backward()
+        optimizer.step()
+        if number == 0:
+            first_step()
+        if number % 50 == 0:
+            print(f"Batch {number:04d} | Cost: {cost:.4f}", flush=True)
+
+
+def rounds(kinds):
+    """{name: the rates of its rounds}, of functions that give a rate, called in turn."""
+    rates = {name: [] for name in kinds}
+    for _ in range(ROUNDS):
+        for name, kind in kinds.items():
+            rates[name].append(kind())
+    return rates
+
+
+def show(title, rates, unit, note=lambda median: ""):
+    print(f"\n{title}")
+    for name, values in rates.items():
+        median = statistics.median(values)
+        spread = f"({min(values):,.1f} - {max(values):,.1f})"
+        print(f"  {name:46s}{median:12,.1f} {unit:9s}{spread:24s}{note(median)}")
+
+
+def rate(images, passes):
+    """Images per second of running through the iterator ``passes``."""
+    began = time.perf_counter()
+    for _ in passes:
+        pass
+    return images / (time.perf_counter() - began)
+
+
+def input_rates(module, split, args, folder):
+    count = len(split.files)
+
+    def floats():
+        for *_, images in module.batches(split, args, True):
+            yield module.to_device(images, CPU, args)
+
+    return rounds(
+        {  # the workers of the DataLoader are started before its clock
+            "DataLoader, 4 workers, float batch": lambda: rate(
+                count, iter(plain_loader(folder, args.batch_size))
+            ),
+            "this script, uint8 batch": lambda: rate(count, module.batches(split, args, True)),
+            "this script, float batch": lambda: rate(count, floats()),
+        }
+    )
+
+
+def step_rates(module, split, args, folder):
+    """Two steps a round. The plain loop gets its batches ready made; this script's loop is its own
+    train(), which makes them as it goes, and its rate the one it notes in history.csv."""
+    few = argparse.Namespace(**vars(split))
+    rows = slice(0, 2 * args.batch_size)
+    few.files, few.pixels = split.files[rows], split.pixels[rows]
+    few.labels, few.genders = split.labels[rows], split.genders[rows]
+    ready = []
+    for _, mine, _, _, images in module.batches(few, args, True):
+        ready.append((module.to_device(images, CPU, args), few.labels[mine]))
+    models = {last: module.ResNet34() for last in (0, 1)}
+    models[1].to(memory_format=torch.channels_last)
+
+    def own(channels_last):
+        options = argparse.Namespace(**vars(args) | {"channels_last": channels_last, "epochs": 1})
+        module.train(models[channels_last], {"train": few}, options, CPU, None, [0])
+        return float((folder / "history.csv").read_text().split()[-1].split(",")[4])
+
+    def plain():
+        began = time.perf_counter()
+        plain_loop(module, models[0], ready)
+        return len(few.files) / (time.perf_counter() - began)
+
+    return rounds(
+        {
+            "plain loop, batches ready made": plain,
+            "this script": lambda: own(0),
+            "this script, --channels_last 1": lambda: own(1),
+        }
+    )
+
+
+def matmul_rate(size=2048):
+    """GFLOP/s of a product of two square float32 matrices."""
+    a, b = torch.rand(2, size, size)
+    began = time.perf_counter()
+    for _ in range(5):
+        a @ b
+    return 5 * 2 * size**3 / 1e9 / (time.perf_counter() - began)
+
+
+def watch(command, has_begun):
+    """Run a command: seconds until ``has_begun()``, and the peak of its private memory in MB."""
+    began, first, peak = time.perf_counter(), None, 0
+    process = subprocess.Popen(list(map(str, command)), stdout=subprocess.DEVNULL)
+    while process.poll() is None:
+        status = Path(f"/proc/{process.pid}/status").read_text().split()
+        if "RssAnon:" in status:
+            peak = max(peak, int(status[status.index("RssAnon:") + 1]) / 1024)
+        if first is None and has_begun():
+            first = time.perf_counter() - began
+        time.sleep(0.01)
+    assert process.returncode == 0
+    return first, peak
+
+
+def whole_epochs(folder, options, batch_size):
+    """The plain loop and this script, an epoch each, in processes of their own."""
+    begun = folder / "begun"
+    me = [sys.executable, Path(__file__).resolve()]
+    words = ["--plain", folder, "--batch_size", batch_size]
+    first, peak = watch([*me, *words], begun.exists)
+    print("\nOne epoch in a process of its own      to the first step   peak private memory")
+    print(f"  plain loop, 4 workers (not counted) {first:14.1f} s {peak:18,.0f} MB")
+    run = folder / "run"
+    log = run / "training.log"
+    command = [sys.executable, SCRIPT, *options, f"--outpath={run}", "--epochs=1"]
+    first, peak = watch(command, lambda: log.exists() and "Epoch:" in log.read_text())
+    print(f"  this script, decoding all images first {first:11.1f} s {peak:18,.0f} MB")
+    with open(run / "history.csv") as file:
+        [row] = csv.DictReader(file)
+    seconds, waited = float(row["seconds"]), float(row["wait_seconds"])
+    print(f"\nWaiting for data: {waited / seconds:.2%} of this script's epoch")
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--count", type=int, default=2000, help="images")
+    parser.add_argument("--batch_size", type=int, default=64)
+    parser.add_argument("--plain", type=Path, help=argparse.SUPPRESS)  # a child process
+    given = parser.parse_args()
+    module = load(SCRIPT)
+    module.NO_BAR = True
+    if given.plain:
+        loader = plain_loader(given.plain, given.batch_size)
+        plain_loop(module, module.ResNet34(), loader, (given.plain / "begun").touch)
+        return
+    with tempfile.TemporaryDirectory() as name:
+        draw = ROOT / "datasets" / "sample" / "draw-faces.py"
+        words = ["--datasets", "utk", "--count", given.count, "--out", name]
+        subprocess.run([sys.executable, *map(str, [draw, *words])], check=True)
+        folder = Path(name) / "utk"
+        options = [f"--{kind}_csv={folder / kind}.csv" for kind in ("train", "test")]
+        options += [f"--image_path={folder / 'images'}", f"--batch_size={given.batch_size}"]
+        args = module.parse_settings([*options, f"--outpath={folder}"])
+        split = module.read_split(args.train_csv, args.image_path, 0)
+        module.load_pixels({"train": split}, args, [0])
+        print(f"torch {torch.__version__}, {torch.get_num_threads()} threads", end=", ")
+        print(f"{len(split.files)} images, batches of {given.batch_size}")
+
+        rates = input_rates(module, split, args, folder)
+        loader = statistics.median(rates["DataLoader, 4 workers, float batch"])
+        show("Input", rates, "images/s", lambda median: f"{median / loader:7.1f} x DataLoader")
+        with contextlib.redirect_stdout(io.StringIO()):  # the lines of their logs
+            steps = step_rates(module, split, args, folder)
+        peak = rounds({"product of two 2048x2048 matrices": matmul_rate})
+        show("Matrix multiplication", peak, "GFLOP/s")
+        [product] = map(statistics.median, peak.values())
+        plain = statistics.median(steps["plain loop, batches ready made"])
+        show(
+            f"Training step, {GFLOP} GFLOP an image",
+            steps,
+            "images/s",
+            lambda m: f"{m / plain:6.3f} x plain loop, {m * GFLOP / product:4.0%} of the product",
+        )
+        whole_epochs(folder, options, given.batch_size)
+
+
+if __name__ == "__main__":
+    main()

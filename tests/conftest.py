@@ -1,0 +1,33 @@
+"""Helpers that several test files use."""
+
+import importlib.util
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+SCRIPTS = sorted((ROOT / "model-code").glob("*-*.py"))  # the twelve training scripts
+
+# a shell that starts the tests in the background has SIGINT ignored, in all they start as well
+signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def load(path):
+    """The module in the file ``path``, imported by path (file names here hold hyphens)."""
+    spec = importlib.util.spec_from_file_location(Path(path).stem.replace("-", "_"), path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def run(script, *args, cwd=None, **env):
+    """``python script args`` as a user would start it; CompletedProcess with text output."""
+    return subprocess.run(
+        [sys.executable, str(script), *map(str, args)],
+        capture_output=True,
+        text=True,
+        cwd=cwd,
+        env={**os.environ, **env},
+    )

@@ -1,0 +1,165 @@
+"""Order and crops are those of a real torch DataLoader, bit for bit."""
+
+from types import SimpleNamespace
+
+import pandas as pd
+import PIL.Image
+import pytest
+import torch
+from conftest import ROOT, load
+from torch.utils.data import DataLoader, Dataset
+from torchvision import transforms
+
+STOP = [0]
+
+
+class Images(Dataset):
+    """The images of a CSV, transformed."""
+
+    def __init__(self, module, split, crop):
+        first = [transforms.CenterCrop(140)] if module.DATASET == "morph2" else []
+        resize = [transforms.Resize((128, 128)), crop((120, 120)), transforms.ToTensor()]
+        self.files, self.transform = split.files, transforms.Compose([*first, *resize])
+
+    def __len__(self):
+        return len(self.files)
+
+    def __getitem__(self, row):
+        with PIL.Image.open(self.files[row]) as image:
+            return self.transform(image.convert("RGB")), row
+
+
+def settings(tmp_path, **changes):
+    options = {"batch_size": 8, "image_size": 120, "flip": 0, "numworkers": 4}
+    options |= {"channels_last": 0, "cache_dir": tmp_path}
+    return SimpleNamespace(**options | changes)
+
+
+def small_splits(module, tmp_path, train=21, test=10):
+    """The first rows of the sample's two CSVs, decoded."""
+    splits = {}
+    for name, rows in (("train", train), ("test", test)):
+        csv = tmp_path / f"{name}.csv"
+        source = {"train": module.TRAIN_CSV_PATH, "test": module.TEST_CSV_PATH}[name]
+        csv.write_text("".join(source.open().readlines()[: rows + 1]))
+        splits[name] = module.read_split(csv, module.IMAGE_PATH, 0)
+    module.load_pixels(splits, settings(tmp_path), STOP)
+    return splits
+
+
+@pytest.mark.parametrize("dataset", ["afad", "morph2"])
+@pytest.mark.parametrize("workers", [1, 2, 4])
+def test_against_data_loader(dataset, workers, tmp_path):
+    module = load(ROOT / f"model-code/{dataset}-coral.py")
+    splits = small_splits(module, tmp_path)
+    args = settings(tmp_path, numworkers=workers)
+    passes = ("train", "test", "train", "train")
+    expected, found = [], []
+
+    torch.manual_seed(3)
+    crops = {"train": transforms.RandomCrop, "test": transforms.CenterCrop}
+    loaders = {
+        name: DataLoader(
+            Images(module, splits[name], crop), 8, shuffle=name == "train", num_workers=workers
+        )
+        for name, crop in crops.items()
+    }
+    for name in passes:
+        expected += list(loaders[name])
+
+    torch.manual_seed(3)
+    for name in passes:
+        for _, rows, mine, share, images in module.batches(splits[name], args, name == "train"):
+            assert (mine, share) == (slice(0, len(rows)), 1)
+            images = module.to_device(images, torch.device("cpu"), args)
+            found.append((images, torch.tensor(rows)))
+    assert [len(rows) for _, rows in found] == [8, 8, 5, 8, 2, 8, 8, 5, 8, 8, 5]
+    for (images, rows), (loader_images, loader_rows) in zip(found, expected, strict=True):
+        assert torch.equal(rows, loader_rows)
+        assert torch.equal(images, loader_images)
+
+
+def test_random_state_afterwards(tmp_path):
+    """A pass leaves the global generator as a DataLoader's pass does."""
+    module = load(ROOT / "model-code/afad-coral.py")
+    splits = small_splits(module, tmp_path, train=9, test=3)
+    args = settings(tmp_path)
+    for name, train in (("train", True), ("test", False)):
+        torch.manual_seed(4)
+        loader = DataLoader(range(9), 4, shuffle=train, num_workers=2)
+        list(loader)
+        state = torch.get_rng_state()
+        torch.manual_seed(4)
+        list(module.batches(splits[name], args, train))
+        assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_going_on_within_a_pass(tmp_path):
+    module = load(ROOT / "model-code/afad-coral.py")
+    split = small_splits(module, tmp_path)["train"]
+    for flip in (0, 1):
+        args = settings(tmp_path, flip=flip, numworkers=2)
+        torch.manual_seed(5)
+        whole = list(module.batches(split, args, True))
+        torch.manual_seed(5)
+        rest = list(module.batches(split, args, True, first=1))
+        assert [number for number, *_ in rest] == [1, 2]
+        for after, before in zip(rest, whole[1:], strict=True):
+            assert (after[1] == before[1]).all() and (after[4] == before[4]).all()
+
+
+def test_mirroring_changes_nothing_else(tmp_path):
+    module = load(ROOT / "model-code/afad-coral.py")
+    split = small_splits(module, tmp_path)["train"]
+    passes = {}
+    for flip in (0, 1):
+        torch.manual_seed(6)
+        batches = module.batches(split, settings(tmp_path, flip=flip), True)
+        passes[flip] = [
+            (row, image) for _, rows, _, _, x in batches for row, image in zip(rows, x, strict=True)
+        ]
+    mirrored = 0
+    for (row, plain), (same_row, image) in zip(passes[0], passes[1], strict=True):
+        assert row == same_row
+        mirrored += (image != plain).any()
+        assert (image == plain).all() or (image == plain[:, :, ::-1]).all()
+    assert 4 <= mirrored <= 17  # of 21; beyond with probability below 0.01
+
+
+@pytest.mark.parametrize("size, side", [(120, 128), (64, 68), (96, 102)])
+def test_sizes(size, side, tmp_path):
+    """Photos are resized to round(S * 128 / 120), crops have S pixels, central ones the middle."""
+    module = load(ROOT / "model-code/afad-coral.py")
+    splits = {"test": module.read_split(module.TEST_CSV_PATH, module.IMAGE_PATH, 0)}
+    splits["test"].files = splits["test"].files[:3]
+    args = settings(tmp_path, image_size=size)
+    module.load_pixels(splits, args, STOP)
+    _, _, _, _, images = next(module.batches(splits["test"], args, False))
+    steps = [transforms.Resize((side, side)), transforms.CenterCrop(size), transforms.PILToTensor()]
+    for image, file in zip(images, splits["test"].files, strict=True):
+        expected = transforms.Compose(steps)(PIL.Image.open(file))
+        assert torch.equal(torch.from_numpy(image), expected)
+
+
+@pytest.mark.parametrize("mode", ["L", "P", "RGBA", "CMYK", "1"])
+def test_other_kinds_of_images(mode, tmp_path):
+    """They are converted to RGB as Pillow does."""
+    module = load(ROOT / "model-code/cacd-coral.py")
+    source = sorted(module.IMAGE_PATH.glob("*.jpg"))[0]
+    with PIL.Image.open(source) as image:
+        other = image.convert(mode)
+    name = "14_A_0001." + ("jpg" if mode == "CMYK" else "png")
+    other.save(tmp_path / name)
+    pd.DataFrame({"file": [name], "age": [0]}).to_csv(tmp_path / "test.csv")
+    splits = {"test": module.read_split(tmp_path / "test.csv", tmp_path, 0)}
+    module.load_pixels(splits, settings(tmp_path), STOP)
+    with PIL.Image.open(tmp_path / name) as image:
+        expected = transforms.PILToTensor()(image.convert("RGB").resize((128, 128), 2))
+    assert torch.equal(torch.from_numpy(splits["test"].pixels[0]), expected)
+
+
+def test_pixels_leave_nothing_behind(tmp_path):
+    module = load(ROOT / "model-code/afad-coral.py")
+    splits = small_splits(module, tmp_path, train=3, test=2)
+    assert splits["train"].pixels.shape == (3, 3, 128, 128)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["test.csv", "train.csv"]

@@ -1,0 +1,269 @@
+"""Several processes train the network that one trains: torchrun, gloo, on the CPU."""
+
+import csv
+import json
+import os
+import re
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import ROOT, load
+
+SCRIPT = ROOT / "model-code" / "afad-coral.py"
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+PATIENCE = 600  # seconds until a test gives up: what hangs fails
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
+
+# The script with batch norm in eval mode throughout, since its statistics depend on how a batch is
+# shared out. Saves the gradients of each step, and the weights and generator after training.
+FROZEN = """
+import sys
+
+import torch
+from torch.optim.optimizer import register_optimizer_step_pre_hook
+
+sys.path.insert(0, {tests!r})
+from conftest import load
+
+module, steps = load({script!r}), []
+ResNet34, train = module.ResNet34, module.train
+
+def frozen(*args):
+    model = ResNet34(*args).eval()
+    model.train = lambda mode=True: model
+    return model
+
+def keep_gradients(optimizer, args, kwargs):
+    [group] = optimizer.param_groups
+    steps.append(torch.cat([p.grad.flatten() for p in group["params"]]))
+
+def watched(model, *args):
+    final, progress = train(model, *args)
+    state = {{"steps": steps, "weights": model.state_dict(), "rng": torch.get_rng_state()}}
+    torch.save(state, sys.argv[0].removesuffix(".py") + f"-{{module.RANK}}.pt")
+    return final, progress
+
+module.ResNet34, module.train = frozen, watched
+register_optimizer_step_pre_hook(keep_gradients)
+module.main()
+"""
+
+
+@pytest.fixture
+def data(tmp_path):
+    """A folder with two CSVs; its large files go at the end."""
+    sample = ROOT / "datasets" / "sample" / "afad"
+    for name, rows in (("train", 9), ("test", 7)):
+        lines = (sample / f"{name}.csv").read_text().splitlines()[: rows + 1]
+        lines[2] = lines[2].rsplit(",", 1)[0] + ",unknown"
+        (tmp_path / f"{name}.csv").write_text("\n".join(lines) + "\n")
+    yield tmp_path
+    shutil.rmtree(tmp_path)
+
+
+def options_for(data, out):
+    csvs = [f"--{name}_csv={data / name}.csv" for name in ("train", "test")]
+    images = ROOT / "datasets" / "sample" / "afad" / "images"
+    tiny = ["--seed=1", "--batch_size=4", "--log_every=1"]
+    return [f"--outpath={data / out}", *csvs, f"--image_path={images}", *tiny]
+
+
+def start(*command):
+    return subprocess.Popen(
+        list(map(str, command)),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+
+
+def worker(process, rank):
+    """The process id of torchrun's child with this RANK."""
+    for status in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            parent = status.read_text().rsplit(")", 1)[1].split()[1]
+            variables = (status.parent / "environ").read_bytes().split(b"\0")
+        except OSError:  # it has ended
+            continue
+        if parent == str(process.pid) and f"RANK={rank}".encode() in variables:
+            return int(status.parent.name)
+
+
+def kill_all(process):
+    """kill -9 of torchrun and its children, which are no process group."""
+    everyone = [worker(process, rank) for rank in (0, 1)] + [process.pid]
+    for number in filter(None, everyone):
+        os.kill(number, signal.SIGKILL)
+
+
+def complete(process):
+    """Exit code and stderr; what hangs is killed, and the test fails."""
+    try:
+        _, err = process.communicate(timeout=PATIENCE)
+        return process.returncode, err
+    finally:
+        if process.poll() is None:
+            kill_all(process)
+
+
+def costs(out):
+    log = out / "training.log"
+    return re.findall("^Epoch: .*", log.read_text(), re.M) if log.exists() else []
+
+
+def wait_for(process, reached):
+    deadline = time.time() + PATIENCE
+    while not reached():
+        assert process.poll() is None, process.communicate()
+        assert time.time() < deadline
+        time.sleep(0.002)
+
+
+def evaluated_in_one_process(out, arguments, rng):
+    """The line of MAE and RMSE that model.pt gives."""
+    module = load(SCRIPT)
+    args = module.parse_settings(arguments)
+    model = module.ResNet34(args.gender)
+    model.load_state_dict(torch.load(out / "model.pt", weights_only=True))
+    splits = {"train": args.train_csv, "test": args.test_csv}
+    splits = {n: module.read_split(c, args.image_path, args.gender) for n, c in splits.items()}
+    module.load_pixels(splits, args, [0])
+    torch.set_rng_state(rng)
+    line = "MAE/RMSE:"
+    for name, split in splits.items():
+        probas, male = module.evaluate(
+            model, split, args, torch.device("cpu"), [0], name == "train"
+        )
+        scores = module.score(split, probas, male)
+        line += f" | {name.title()}: {scores['mae']:.2f}/{scores['rmse']:.2f}"
+    return line
+
+
+def test_two_processes_equal_one(data):
+    """Gradients, also those of a last batch of one image, of which one process has none; weights
+    on both; costs; and the final numbers. Some genders are unknown."""
+    options = ["--image_size=32", "--epochs=1", "--lr=1e-12", "--gender=1", "--imp_weight=1"]
+    for name in ("one", "two"):
+        driver = FROZEN.format(tests=str(ROOT / "tests"), script=str(SCRIPT))
+        (data / f"{name}.py").write_text(driver)
+        command = TORCHRUN if name == "two" else [sys.executable]
+        arguments = [*options_for(data, f"run-{name}"), *options]
+        code, err = complete(start(*command, data / f"{name}.py", *arguments))
+        assert code == 0, err
+    one, first, second = (torch.load(data / f"{name}.pt") for name in ("one-0", "two-0", "two-1"))
+    assert len(one["steps"]) == len(first["steps"]) == 3
+    for step, mine, other in zip(one["steps"], first["steps"], second["steps"], strict=True):
+        assert torch.equal(mine, other)
+        assert (mine - step).norm() <= 1e-6 * step.norm()
+    for name, tensor in first["weights"].items():
+        assert torch.equal(tensor, second["weights"][name]), name
+    expected = [float(line.split()[-1]) for line in costs(data / "run-one")]
+    found = [float(line.split()[-1]) for line in costs(data / "run-two")]
+    assert found == pytest.approx(expected, abs=1.01e-4)  # the last of the printed decimals
+    log = (data / "run-two" / "training.log").read_text().splitlines()
+    assert evaluated_in_one_process(data / "run-two", arguments, first["rng"]) in log
+    facts = [json.loads((data / f"run-{n}" / "run.json").read_text()) for n in ("one", "two")]
+    assert [fact["processes"] for fact in facts] == [1, 2]
+    assert facts[0]["metrics"] == pytest.approx(facts[1]["metrics"])
+
+
+# size 64 leaves a 2x2 map: batch norm needs more than one value, also where a process has one image
+BATCH_NORM = ["--image_size=64", "--epochs=2", "--checkpoint_minutes=0"]
+
+
+def kill_a_rank(data, rank):
+    arguments = [*options_for(data, "killed"), *BATCH_NORM]
+    process = start(*TORCHRUN, SCRIPT, *arguments)
+    wait_for(process, lambda: len(costs(data / "killed")) >= 2)
+    os.kill(worker(process, rank), signal.SIGKILL)
+    code, err = complete(process)
+    assert code != 0
+    assert "Signal 9 (SIGKILL)" in err  # torchrun's report
+    if rank:
+        assert "afad-coral.py: error: this run's processes lost each other" in err
+    return arguments
+
+
+def test_a_killed_rank(data):
+    """The run ends, with a message, and the run folder can be gone on with."""
+    kill_a_rank(data, 1)
+    facts = json.loads((data / "killed" / "run.json").read_text())
+    checkpoint = torch.load(data / "killed" / "checkpoint.pt", weights_only=True)
+    assert facts["status"] == "running" and checkpoint["progress"]["batch"] >= 1
+
+
+def numbers(out):
+    with open(out / "history.csv") as file:
+        history = [(row["epoch"], row["cost"]) for row in csv.DictReader(file)]
+    files = [
+        (out / n).read_bytes() for n in ("model.pt", "test_probas.npy", "test_predictions.csv")
+    ]
+    metrics = json.loads((out / "run.json").read_text())["metrics"]
+    return costs(out), history, metrics, sorted(path.name for path in out.iterdir()), files
+
+
+@pytest.mark.slow
+def test_resume(data, capsys):
+    """After kill -9 of all processes, of one of either rank, and after SIGTERM, a run of two ends
+    as the uninterrupted one does, byte for byte."""
+    code, err = complete(start(*TORCHRUN, SCRIPT, *options_for(data, "whole"), *BATCH_NORM))
+    assert code == 0, err
+    expected = numbers(data / "whole")
+    out = data / "killed"
+
+    def go_on(*words):
+        code, err = complete(start(*TORCHRUN, *words))
+        assert code == 0, err
+        assert numbers(out) == expected
+        shutil.rmtree(out)
+
+    arguments = [*options_for(data, "killed"), *BATCH_NORM]
+    process = start(*TORCHRUN, SCRIPT, *arguments)
+    wait_for(process, lambda: len(costs(out)) >= 4)
+    kill_all(process)
+    complete(process)
+    # one process is no substitute for two: its batch norm would see whole batches
+    with pytest.raises(SystemExit) as stop:
+        load(SCRIPT).main([*arguments, "--resume"])
+    assert stop.value.code == 2
+    assert "number of processes was 2, is 1" in capsys.readouterr().err
+    go_on(SCRIPT, *arguments, "--resume")
+
+    for rank in (0, 1):
+        kill_a_rank(data, rank)
+        go_on(SCRIPT, *arguments, "--resume")
+
+    process = start(*TORCHRUN, SCRIPT, *arguments)
+    wait_for(process, lambda: len(costs(out)) >= 2)
+    process.terminate()
+    code, err = complete(process)
+    assert code != 0
+    [words] = re.findall(r"^afad-coral.py: error: stopped by SIGTERM; go on with: (.*)", err, re.M)
+    words = shlex.split(words)
+    assert words[:2] == ["torchrun", "--nproc_per_node=2"]
+    assert words[2:] == [str(SCRIPT), *arguments, "--resume"]
+    go_on(*words[2:])
+
+
+@pytest.mark.slow
+def test_final_numbers_with_batch_norm(data):
+    """Evaluation takes the running statistics of the process that saves them."""
+    arguments = [*options_for(data, "run"), *BATCH_NORM]
+    code, err = complete(start(*TORCHRUN, SCRIPT, *arguments))
+    assert code == 0, err
+    module = load(SCRIPT)
+    torch.manual_seed(1)
+    module.ResNet34(0, 1)
+    for _ in range(4):  # two passes, each with a seed for streams and one for the order
+        module.draw_seed()
+    log = (data / "run" / "training.log").read_text().splitlines()
+    assert evaluated_in_one_process(data / "run", arguments, torch.get_rng_state()) in log

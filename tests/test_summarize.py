@@ -1,0 +1,1084 @@
+"""summarize.py: tables against slow loops, published logs, bad input, the page in a browser."""
+
+import csv
+import hashlib
+import html
+import json
+import math
+import os
+import re
+import shutil
+import statistics
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from conftest import ROOT, load, run
+
+SCRIPT = ROOT / "model-code" / "summarize.py"
+PUBLISHED = ROOT.parent / "shared" / "published-logs"
+FACTS = {"afad": (26, 15), "cacd": (49, 14), "morph2": (55, 16), "utk": (40, 21)}
+
+
+@pytest.fixture(scope="session")
+def summarize():
+    return load(SCRIPT)
+
+
+def write_csv(path, rows):
+    with open(path, "w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, rows[0])
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def read_csv(path):
+    with open(path, newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def images_of(dataset, count, seed=7):
+    """Made-up rows of a test CSV: path, true age, gender, and the data set's own columns."""
+    draw = np.random.default_rng(seed)
+    classes, youngest = FACTS[dataset]
+    rows = []
+    for number in range(count):
+        age = youngest + int(classes * draw.beta(1.6, 2.6))
+        male = draw.random() < 0.7
+        gender = "male" if male else "female"
+        race = int(draw.choice(5, p=[0.45, 0.2, 0.2, 0.1, 0.05]))
+        own = {
+            "afad": {"path": f"{age}/{112 - male}/{number}-0.jpg", "gender": gender},
+            "cacd": {"path": f"{age}_A_Name_{number:04d}.jpg"},
+            "morph2": {
+                "path": f"{number:06d}_01M{age}.jpg",
+                "race": "BWHA"[race % 4],
+                "Male": 1 if male else -1,
+            },
+            "utk": {"path": f"{age}_{1 - male}_{race}_2017{number:013d}.jpg.chip.jpg"},
+        }[dataset]
+        rows.append({"true_age": age, "gender": gender, **own})
+    return rows
+
+
+def write_run(
+    folder,
+    *,
+    dataset="morph2",
+    loss="coral",
+    seed=0,
+    imp_weight=0,
+    gender=0,
+    count=200,
+    valid=False,
+    images_seed=7,
+    spread=None,
+    status="finished",
+    **settings,
+):
+    """A run folder as a training script leaves it, with made-up but plausible content."""
+    folder.mkdir(parents=True)
+    classes, youngest = FACTS[dataset]
+    draw = np.random.default_rng([seed, imp_weight, sum(map(ord, loss))])
+    spread = spread or {"ce": 4.3, "ordinal": 3.7, "coral": 3.5}[loss]
+    images = images_of(dataset, count, images_seed)
+    epochs = 30
+    sha = {
+        "csv_sha256": hashlib.sha256(f"{images}".encode()).hexdigest(),
+        "images_sha256": "ab" * 32,
+    }
+    metrics = {}
+    for prefix, wider in {"best_": 1.0, "": 1.1}.items() if valid else [("", 1.0)]:
+        labels = np.array([row["true_age"] for row in images]) - youngest
+        score = labels * 0.9 + 2 + draw.normal(0, spread * wider, count) + draw.normal(0, 0.1)
+        logits = (score[:, None] - 0.5 - np.arange(classes - 1)) / 1.5
+        if loss == "ordinal":
+            logits = logits + draw.normal(0, 0.4, logits.shape)
+        probas = 1 / (1 + np.exp(-logits))
+        predicted = (probas > 0.5).sum(axis=1)
+        if loss == "ce":
+            probas = np.exp(-((score[:, None] - np.arange(classes)) ** 2) / 8)
+            probas /= probas.sum(axis=1, keepdims=True)
+            predicted = probas.argmax(axis=1)
+        np.save(folder / f"{prefix}test_probas.npy", probas.astype(np.float32))
+        rows = []
+        for row, label in zip(images, predicted, strict=True):
+            own = {k: v for k, v in row.items() if k not in ("path", "true_age", "gender")}
+            written = {"path": row["path"], "true_age": row["true_age"]}
+            written["predicted_age"] = label + youngest
+            if gender:
+                known = row["true_age"] % 10  # gender is unknown for some
+                p_male = 1 / (
+                    1 + math.exp(-(3 if row["gender"] == "male" else -3) - draw.normal(0, 2))
+                )
+                written |= {"true_gender": row["gender"] if known else "", "p_male": p_male}
+            if dataset == "afad":
+                own["gender"] = row["gender"]
+            rows.append(written | own)
+        write_csv(folder / f"{prefix}test_predictions.csv", rows)
+        error = predicted - labels
+        metrics[f"{prefix}test_mae"] = float(np.abs(error).mean())
+        metrics[f"{prefix}test_rmse"] = float(np.sqrt((error**2).mean()))
+    history = []
+    for epoch in range(1, epochs + 1):
+        mae = 3 + 9 * 0.85**epoch + draw.normal(0, 0.15)
+        cost = {"ce": 3, "ordinal": 12, "coral": 14}[loss] * (0.15 + 0.9**epoch)
+        history.append(
+            {
+                "epoch": epoch,
+                "cost": cost,
+                "seconds": 60,
+                "wait_seconds": 1,
+                "images_per_second": 300,
+                "valid_mae": mae if valid else "",
+                "valid_rmse": mae * 1.3 if valid else "",
+            }
+        )
+    write_csv(folder / "history.csv", history)
+    data = {"train": {**sha, "rows": 1000, "median_age": 33.0, "median_mae": 9.0}}
+    data["test"] = {**sha, "rows": count, "median_age": 33.0, "median_mae": 9.32}
+    if valid:
+        data["valid"] = {**sha, "rows": 100, "median_age": 33.0, "median_mae": 9.1}
+    record = {
+        "script": f"{dataset}-{loss}.py",
+        "script_sha256": loss,
+        "dataset": dataset,
+        "loss": loss,
+        "num_classes": classes,
+        "youngest_age": youngest,
+        "gender": gender,
+        "seed": seed,
+        "settings": {
+            "imp_weight": imp_weight,
+            "epochs": epochs,
+            "batch_size": 256,
+            "lr": 0.0005,
+            "recipe": "paper",
+            "prior_bias": 0,
+            "image_size": 120,
+            "valid_csv": "valid.csv" if valid else None,
+            "outpath": str(folder),
+            **settings,
+        },
+        "data": data,
+        "status": status,
+        "minutes": 12.5 + seed,
+        "metrics": metrics if status == "finished" else {},
+    }
+    (folder / "run.json").write_text(json.dumps(record))
+    (folder / "training.log").write_text("Random Seed: 0\n")
+    return folder
+
+
+def published_run(folder, loss, seed=0, best=(2.5, 3.25), last=(2.75, 3.5), predictions=None):
+    """A small imitation of a published run folder (validation after each of three epochs)."""
+    folder.mkdir(parents=True)
+    lines = ["PyTorch Version: 1.5.0", "CUDA device available: True", f"Random Seed: {seed}"]
+    lines += [] if loss == "ce" else ["Task Importance Weight: 0"]
+    lines += [f"Output Path: morph-{loss}__seed{seed}", f"Script: morph-{loss}.py"]
+    for epoch, valid in enumerate(("9.50", "2.60", "2.80")):
+        for batch in (0, 50):
+            cost = f"{40.0 - 10 * epoch - batch / 10:.4f}"
+            lines.append(f"Epoch: 00{epoch + 1}/003 | Batch {batch:04d}/0055 | Cost: {cost}")
+        lines.append(
+            f"MAE/RMSE: | Current Valid: {valid}/3.90 Ep. {epoch} | Best Valid : 2.60/3.40 Ep. 1"
+        )
+        lines.append(f"Time elapsed: {epoch + 1}.50 min")
+    lines.append(f"MAE/RMSE: | Train: 0.72/1.05 | Valid: 2.80/3.90 | Test: {last[0]}/{last[1]:.2f}")
+    lines.append("Total Training Time: 5.25 min")
+    lines.append(
+        "MAE/RMSE: | Best Train: 0.38/0.69 | Best Valid: 2.60/3.40 | "
+        f"Best Test: {best[0]:.2f}/{best[1]:.2f}"
+    )
+    (folder / "training.log").write_text("\n".join(lines) + "\n")
+    if predictions is not None:
+        (folder / "test_predictions.log").write_text(",".join(map(str, predictions)))
+    return folder
+
+
+def read_all(summarize, folders, test_csvs=None):
+    """(comparisons, notes) of these folders, without a report."""
+    notes = []
+    results = [r for folder in folders for r in summarize.read_run(folder, test_csvs or {}, notes)]
+    return summarize.compare(results, notes), notes
+
+
+def keys(comparisons):
+    return [
+        (g["dataset"], g["epoch"], key, [r["seed"] for r in group])
+        for groups in comparisons
+        for key, group in groups.items()
+        for g in group[:1]
+    ]
+
+
+def error_line(capsys, summarize, *args):
+    """The one line on stderr with which main must stop, exit code 2."""
+    with pytest.raises(SystemExit) as stopped:
+        summarize.main([str(arg) for arg in args])
+    assert stopped.value.code == 2
+    output = capsys.readouterr()
+    assert re.fullmatch(r"summarize\.py: error: [^\n]+\n", output.err), output.err
+    return output.err
+
+
+# Every number of the tables, from the raw predictions by slow loops.
+
+
+@pytest.fixture(scope="module")
+def full_report(tmp_path_factory, summarize):
+    """UTKFace and MORPH-2 runs with everything in them, and the report on them."""
+    folder = tmp_path_factory.mktemp("full")
+    runs = []
+    for loss in ("coral", "ce", "ordinal"):
+        for seed in (3, 1):
+            run_folder = folder / f"utk-{loss}-{seed}"
+            options = {"gender": 1, "valid": True, "count": 60}
+            runs.append(write_run(run_folder, dataset="utk", loss=loss, seed=seed, **options))
+    for seed in (1, 2, 3):
+        options = {"imp_weight": 1, "gender": 1, "valid": True, "count": 60}
+        runs.append(
+            write_run(folder / f"utk-w-{seed}", dataset="utk", loss="coral", seed=seed, **options)
+        )
+    runs.append(write_run(folder / "morph2-coral", count=80))
+    runs.append(write_run(folder / "unfinished", status="running"))
+    summarize.main([*map(str, runs), "--out", str(folder / "report")])
+    return folder / "report", runs
+
+
+def slow_facts(folder, prefix):
+    """What the results table says of one run, from its files."""
+    record = json.loads((folder / "run.json").read_text())
+    rows = read_csv(folder / f"{prefix}test_predictions.csv")
+    errors = [float(row["predicted_age"]) - float(row["true_age"]) for row in rows]
+    total = squares = within = 0
+    for error in errors:
+        total += abs(error)
+        squares += error * error
+        within += abs(error) <= 5
+    right = known = 0
+    for row in rows:
+        if row.get("true_gender"):
+            known += 1
+            right += (float(row["p_male"]) > 0.5) == (row["true_gender"] == "male")
+    crossed = 0
+    for probas in np.load(folder / f"{prefix}test_probas.npy").tolist():
+        if record["loss"] == "ce":
+            probas = [sum(probas[k + 1 :]) for k in range(len(probas) - 1)]
+        for k in range(len(probas) - 1):
+            crossed += probas[k + 1] > probas[k]
+    return {
+        "mae": total / len(rows),
+        "rmse": math.sqrt(squares / len(rows)),
+        "cs5": 100 * within / len(rows),
+        "gender": 100 * right / known if known else None,
+        "crossed": crossed / len(rows),
+        "minutes": record["minutes"],
+        "rows": rows,
+        "errors": errors,
+    }
+
+
+NAMES = {"ce": "CE", "ordinal": "OR-CNN", "coral": "CORAL"}
+
+
+def group_facts(runs, dataset, loss, imp_weight, prefix):
+    facts = []
+    for folder in runs:
+        record = json.loads((folder / "run.json").read_text())
+        same = (record["dataset"], record["loss"]) == (dataset, loss)
+        if same and record["settings"]["imp_weight"] == imp_weight:
+            if record["status"] == "finished":
+                facts.append(slow_facts(folder, prefix))
+    return facts
+
+
+def average(facts, name):
+    return statistics.mean(fact[name] for fact in facts)
+
+
+def test_results_table_from_raw_predictions(full_report):
+    report, runs = full_report
+    rows = read_csv(report / "results.csv")
+    wanted = [("utk", "best_", *key) for key in GROUPS] + [("utk", "", *key) for key in GROUPS]
+    wanted = [("morph2", "", "coral", 0), *wanted]
+    assert len(rows) == len(wanted)
+    for row, (dataset, prefix, loss, imp_weight) in zip(rows, wanted, strict=True):
+        facts = group_facts(runs, dataset, loss, imp_weight, prefix)
+        assert row["data set"] == dataset
+        assert row["loss"] == NAMES[loss]
+        assert row["imp. weights"] == str(imp_weight)
+        assert row["epoch"] == ("best on validation" if prefix else "last")
+        assert row["gender"] == str(int(dataset == "utk"))
+        assert row["runs"] == str(len(facts))
+        assert row["seeds"] == {1: "0", 2: "1 3", 3: "1 2 3"}[len(facts)]
+        assert row["test MAE"] == f"{average(facts, 'mae'):.2f}"
+        assert row["test RMSE"] == f"{average(facts, 'rmse'):.2f}"
+        assert row["CS(5) %"] == f"{average(facts, 'cs5'):.2f}"
+        assert row["rank inconsistencies"] == f"{average(facts, 'crossed'):.3f}"
+        assert row["minutes"] == f"{average(facts, 'minutes'):.1f}"
+        assert (row["MAE of median"], row["epochs"]) == ("9.32", "30")
+        if len(facts) == 1:
+            assert (row["MAE sd"], row["RMSE sd"], row["gender accuracy %"]) == ("", "", "")
+        else:
+            assert row["MAE sd"] == f"{statistics.stdev(fact['mae'] for fact in facts):.2f}"
+            assert row["RMSE sd"] == f"{statistics.stdev(fact['rmse'] for fact in facts):.2f}"
+            assert row["gender accuracy %"] == f"{average(facts, 'gender'):.2f}"
+    crossed = {row["loss"]: float(row["rank inconsistencies"]) for row in rows}
+    assert crossed["OR-CNN"] > 1 and crossed["CORAL"] == crossed["CE"] == 0
+
+
+GROUPS = [("ce", 0), ("ordinal", 0), ("coral", 0), ("coral", 1)]
+
+
+def test_paired_table_from_raw_predictions(full_report):
+    report, runs = full_report
+    rows = read_csv(report / "paired.csv")
+    pairs = [(a, b) for index, a in enumerate(GROUPS) for b in GROUPS[index + 1 :]]
+    assert len(rows) == 2 * len(pairs)
+    for row, (prefix, a, b) in zip(
+        rows, [(prefix, *pair) for prefix in ("best_", "") for pair in pairs], strict=True
+    ):
+        facts = [group_facts(runs, "utk", *key, prefix) for key in (a, b)]
+        assert row["A"] == NAMES[a[0]] and row["B"] == NAMES[b[0]] + ", weighted" * b[1]
+        assert row["images"] == "60"
+        maes = [[fact["mae"] for fact in of_seeds] for of_seeds in facts]
+        for side, values in zip("AB", maes, strict=True):
+            assert row[f"seeds of {side}"] == str(len(values))
+            assert row[f"MAE of {side}"] == f"{statistics.mean(values):.2f}"
+            assert row[f"sd of {side}"] == f"{statistics.stdev(values):.2f}"
+        differences = []
+        for image in range(60):
+            means = [statistics.mean(abs(f["errors"][image]) for f in fact) for fact in facts]
+            differences.append(means[0] - means[1])
+        middle = statistics.mean(differences)
+        assert float(row["A - B"]) == pytest.approx(middle, abs=6e-4)
+        low, high = (float(end) for end in row["over images"].split(" to "))
+        normal = 1.96 * statistics.stdev(differences) / math.sqrt(60)
+        assert low == pytest.approx(middle - normal, abs=0.15 * normal)
+        assert high == pytest.approx(middle + normal, abs=0.15 * normal)
+        # Two-sample t: 97.5 % points for 2 and 3 degrees of freedom.
+        freedom = len(maes[0]) + len(maes[1]) - 2
+        pooled = sum(statistics.variance(v) * (len(v) - 1) for v in maes) / freedom
+        half = {2: 4.3027, 3: 3.1824}[freedom] * math.sqrt(pooled * sum(1 / len(v) for v in maes))
+        ends = [float(end) for end in row["over seeds"].split(" to ")]
+        assert ends == pytest.approx([middle - half, middle + half], abs=0.002 * half + 6e-4)
+        beyond = [low > 0 or high < 0, ends[0] > 0 or ends[1] < 0]
+        verdicts = {(True, True): "yes", (True, False): "of images: yes, of seeds: no"}
+        assert row["more than noise"] == verdicts.get(tuple(beyond), "no")
+
+
+def test_by_group_table_from_raw_predictions(full_report):
+    report, runs = full_report
+    rows = read_csv(report / "by_group.csv")
+    wanted = {}
+    for dataset, prefix, number in (("morph2", "", 1), ("utk", "best_", 2), ("utk", "", 3)):
+        for loss, imp_weight in GROUPS:
+            for fact in group_facts(runs, dataset, loss, imp_weight, prefix):
+                for row, error in zip(fact["rows"], fact["errors"], strict=True):
+                    decade = int(row["true_age"]) // 10 * 10
+                    if dataset == "morph2":
+                        gender = {"1": "male", "-1": "female"}[row["Male"]]
+                        race = row["race"]
+                    else:
+                        gender = row["true_gender"]
+                        race = "White Black Asian Indian other".split()[
+                            int(row["path"].split("_")[2])
+                        ]
+                    right = None
+                    if row.get("true_gender"):
+                        right = (float(row["p_male"]) > 0.5) == (row["true_gender"] == "male")
+                    parts = [("age", f"{decade}-{decade + 9}"), ("gender", gender), ("race", race)]
+                    for by, part in parts:
+                        name = NAMES[loss] + ", weighted" * imp_weight
+                        if part:
+                            here = wanted.setdefault((str(number), by, part, name), [])
+                            here.append((error, right, row["path"]))
+    assert len(rows) == len(wanted)
+    for row in rows:
+        here = wanted[row["comparison"], row["by"], row["group"], row["loss"]]
+        assert row["images"] == str(len({path for _, _, path in here}))
+        assert float(row["MAE"]) == pytest.approx(
+            statistics.mean(abs(error) for error, _, _ in here), abs=0.0051
+        )
+        assert float(row["bias"]) == pytest.approx(
+            statistics.mean(error for error, _, _ in here), abs=0.0051
+        )
+        known = [right for _, right, _ in here if right is not None]
+        if known:
+            share = 100 * sum(known) / len(known)
+            assert float(row["gender accuracy %"]) == pytest.approx(share, abs=0.0051)
+        else:
+            assert row["gender accuracy %"] == ""
+
+
+def test_markdown_and_page_say_the_same_as_the_csv(full_report):
+    report, _ = full_report
+    markdown = (report / "results.md").read_text()
+    page = html.unescape((report / "index.html").read_text())
+    for name in ("results", "paired", "by_group"):
+        for row in read_csv(report / f"{name}.csv"):
+            row.pop("settings", None)  # cut to what sets a group apart, on the page
+            cells = [value for value in row.values() if value]
+            assert re.search(r"[ |]+".join(map(re.escape, cells)), html.unescape(markdown))
+            assert re.search("</td><td[^>]*>(?:</td><td[^>]*>)*".join(map(re.escape, cells)), page)
+    assert "unfinished: left out, unfinished (30 of 30 epochs done)." in markdown
+    assert page.count("<img") == len(list(report.glob("*.png"))) == 6 + 6 + 5
+
+
+# Single quantities against known cases.
+
+
+def slow_inconsistencies(probas):
+    count = 0
+    for row in probas.tolist():
+        for k in range(len(row) - 1):
+            if row[k + 1] > row[k]:
+                count += 1
+    return count / len(probas)
+
+
+def test_rank_inconsistencies(summarize):
+    assert summarize.rank_inconsistencies(np.array([[0.9, 0.5, 0.5, 0.1], [1, 0.2, 0.1, 0]])) == 0
+    assert summarize.rank_inconsistencies(np.array([[0.1, 0.2, 0.3, 0.2], [1, 0.2, 0.1, 0]])) == 1
+    crossing = np.random.default_rng(0).random((50, 39))
+    assert summarize.rank_inconsistencies(crossing) == slow_inconsistencies(crossing) > 15
+    ordered = -np.sort(-crossing, axis=1)
+    assert summarize.rank_inconsistencies(ordered) == slow_inconsistencies(ordered) == 0
+
+
+def test_bootstrap_against_known_cases(summarize):
+    """Of a constant the mean is certain; of 0s and 1s it is binomial; pairs share resamples."""
+    draw = np.random.default_rng(1)
+    coins = (draw.random(400) < 0.3).astype(float)
+    means = summarize.bootstrap(np.stack([np.full(400, 0.04), coins, 2 * coins]))
+    assert means.shape == (2000, 3)
+    np.testing.assert_allclose(means[:, 0], 0.04, rtol=1e-12)
+    share = coins.mean()
+    deviation = math.sqrt(share * (1 - share) / 400)
+    assert means[:, 1].mean() == pytest.approx(share, abs=3 * deviation / math.sqrt(2000))
+    assert means[:, 1].std() == pytest.approx(deviation, rel=0.05)
+    np.testing.assert_allclose(means[:, 2], 2 * means[:, 1], rtol=1e-12)
+    two = summarize.bootstrap(np.array([[0.0, 1.0]]))  # resamples of two: 0, 1/2, 1/2, 1
+    shares = [(two == value).mean() for value in (0, 0.5, 1)]
+    assert shares == pytest.approx([0.25, 0.5, 0.25], abs=0.04)
+
+
+def test_interval_over_seeds(summarize):
+    # Pooled variance (2 * 1 + 2 * 4) / 4 = 2.5; t for 4 degrees of freedom is 2.776.
+    half = summarize.over_seeds([1, 2, 3], [2, 4, 6])
+    assert half == pytest.approx(2.776 * math.sqrt(2.5 * 2 / 3), rel=2e-3)
+    assert math.isnan(summarize.over_seeds([1, 2, 3], [2]))
+    points = [12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228]
+    assert summarize.T_975 == points
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "half", "says"),
+    [
+        (-0.01, 0.09, 0.01, "no"),
+        (0.01, 0.07, 0.01, "yes"),
+        (0.01, 0.07, 0.05, "of images: yes, of seeds: no"),
+        (0.01, 0.07, float("nan"), "of images: yes, of seeds: unknown"),
+    ],
+)
+def test_verdict(summarize, low, high, half, says):
+    assert summarize.verdict(0.04, low, high, half) == says
+    assert summarize.verdict(-0.04, -high, -low, half) == says
+
+
+@pytest.mark.parametrize("loss", ["ce", "ordinal"])
+def test_reliability_by_a_slow_loop(summarize, tmp_path, loss):
+    folder = write_run(tmp_path / "run", loss=loss, dataset="utk", count=40)
+    (groups,), _ = read_all(summarize, [folder])
+    pairs, given, happened = ([0] * 10, [0.0] * 10, [0] * 10)
+    probas = np.load(folder / "test_probas.npy").tolist()
+    rows = read_csv(folder / "test_predictions.csv")
+    for row, of_image in zip(rows, probas, strict=True):
+        for k in range(39):
+            p = sum(of_image[k + 1 :]) if loss == "ce" else of_image[k]
+            place = min(int(p * 10), 9)
+            pairs[place] += 1
+            given[place] += p
+            happened[place] += int(row["true_age"]) - 21 > k
+    counted = groups[loss, 0][0]["reliability"]
+    assert counted[0].tolist() == pairs
+    np.testing.assert_allclose(counted[1], given, rtol=1e-5)
+    assert counted[2].tolist() == happened
+
+
+def test_plots_show_the_numbers(summarize, full_report):
+    _, runs = full_report
+    comparisons, _ = read_all(summarize, [run for run in runs if run.name.startswith("utk")])
+    groups = comparisons[1]  # the last epoch
+    colours = {"ce": "#d55e00", "ordinal": "#0072b2", "coral": "#009e73"}
+    by_age, score = summarize.plot_mae_by_age(groups), summarize.plot_cumulative_score(groups)
+    for index, (loss, imp_weight) in enumerate(GROUPS):
+        facts = group_facts(runs, "utk", loss, imp_weight, "")
+        ages = {}
+        for fact in facts:
+            for row, error in zip(fact["rows"], fact["errors"], strict=True):
+                ages.setdefault(int(row["true_age"]), []).append(abs(error))
+        drawn = by_age.axes[0].lines[index]
+        assert drawn.get_xdata().tolist() == sorted(ages)
+        expected = [statistics.mean(ages[age]) for age in sorted(ages)]
+        np.testing.assert_allclose(drawn.get_ydata(), expected)
+        absolute = [abs(error) for fact in facts for error in fact["errors"]]
+        expected = [100 * sum(e <= years for e in absolute) / len(absolute) for years in range(21)]
+        np.testing.assert_allclose(score.axes[0].lines[index].get_ydata(), expected)
+        for line in (drawn, score.axes[0].lines[index]):
+            assert line.get_color() == colours[loss]
+            assert line.get_linestyle() == ("--" if imp_weight else "-")
+    counts = [bar.get_height() for bar in by_age.axes[1].patches]
+    assert counts == [len(ages[age]) / len(facts) for age in sorted(ages)]
+    cells = [text.get_text() for text in summarize.plot_gender(groups).axes[0].texts]
+    expected = []
+    for true in ("female", "male"):
+        said = [0, 0]
+        for fact in group_facts(runs, "utk", "ce", 0, ""):
+            for row in fact["rows"]:
+                if row["true_gender"] == true:
+                    said[float(row["p_male"]) > 0.5] += 1
+        expected += [f"{100 * count / sum(said):.1f} %\n{count}" for count in said]
+    assert cells == expected
+    for plot in summarize.PLOTS:
+        axes = plot(groups).axes
+        assert all(ax.get_ylabel() for ax in axes) and any(ax.get_xlabel() for ax in axes)
+        assert axes[0].get_legend() or plot is summarize.plot_gender
+
+
+# Which runs are averaged and compared.
+
+
+def test_what_is_averaged(summarize, tmp_path):
+    """Only seeds: anything else that changes the numbers makes another group or comparison."""
+    n = iter(range(100))
+
+    def made(**options):
+        return write_run(tmp_path / f"run{next(n)}", count=20, **options)
+
+    same = [made(), made(seed=1, numworkers=2), made(seed=2, cuda=0, cache_dir="elsewhere")]
+    comparisons, notes = read_all(summarize, same)
+    assert keys(comparisons) == [("morph2", "last", ("coral", 0), [0, 1, 2])] and not notes
+    weighted = [made(imp_weight=1), made(loss="ce"), made(loss="ordinal")]
+    comparisons, _ = read_all(summarize, same + weighted)
+    assert len(comparisons) == 1 and list(comparisons[0]) == GROUPS
+    for other in (
+        made(dataset="utk", seed=5),
+        made(gender=1, seed=5),
+        made(recipe="fast", seed=5),
+        made(epochs=31, seed=5),
+        made(prior_bias=1, seed=5),
+        made(image_size=64, seed=5),
+        made(some_later_option="x", seed=5),
+        made(images_seed=8, seed=5),
+    ):
+        comparisons, notes = read_all(summarize, [*same, other])
+        assert sorted(seeds for *_, seeds in keys(comparisons)) == [[0, 1, 2], [5]] and not notes
+        assert [summarize.paired_table(1, groups) for groups in comparisons] == [[], []]
+    comparisons, _ = read_all(summarize, [*same, made(recipe="fast", lr=0.1)])
+    firsts = [groups["coral", 0][0] for groups in comparisons]
+    apart = sorted(summarize.apart(first, firsts) for first in firsts)
+    assert apart == ["lr 0.0005, recipe paper", "lr 0.1, recipe fast"]
+
+
+def test_runs_on_different_test_images_are_never_paired(summarize, tmp_path):
+    coral = write_run(tmp_path / "coral", count=20)
+    ordinal = write_run(tmp_path / "ordinal", loss="ordinal", count=20)
+    comparisons, _ = read_all(summarize, [coral, ordinal])
+    assert [len(summarize.paired_table(1, groups)) for groups in comparisons] == [1]
+    record = json.loads((ordinal / "run.json").read_text())
+    for change in ("csv_sha256", "images_sha256"):
+        changed = json.loads(json.dumps(record))
+        changed["data"]["test"][change] = "0" * 64
+        (ordinal / "run.json").write_text(json.dumps(changed))
+        comparisons, _ = read_all(summarize, [coral, ordinal])
+        assert [summarize.paired_table(1, groups) for groups in comparisons] == [[], []]
+    (ordinal / "run.json").write_text(json.dumps(record))
+    rows = read_csv(ordinal / "test_predictions.csv")
+    rows[0]["path"], rows[1]["path"] = rows[1]["path"], rows[0]["path"]
+    write_csv(ordinal / "test_predictions.csv", rows)
+    comparisons, _ = read_all(summarize, [coral, ordinal])
+    assert [summarize.paired_table(1, groups) for groups in comparisons] == [[], []]
+
+
+def test_duplicate_seed_is_left_out_and_said(summarize, tmp_path):
+    first = write_run(tmp_path / "a", count=20)
+    second = write_run(tmp_path / "b", count=20, spread=9.0)
+    comparisons, notes = read_all(summarize, [first, second, first])
+    assert keys(comparisons) == [("morph2", "last", ("coral", 0), [0])]
+    assert comparisons[0]["coral", 0][0]["folder"] == first
+    assert len(notes) == 2 and all("has seed 0 already" in note for note in notes)
+    assert notes[0].startswith(f"{second}: left out")
+
+
+def test_a_changed_script_is_said(summarize, tmp_path):
+    first = write_run(tmp_path / "a", count=20)
+    second = write_run(tmp_path / "b", count=20, seed=1)
+    record = json.loads((second / "run.json").read_text())
+    (second / "run.json").write_text(json.dumps(record | {"script_sha256": "changed"}))
+    comparisons, notes = read_all(summarize, [first, second])
+    assert keys(comparisons) == [("morph2", "last", ("coral", 0), [0, 1])]
+    assert notes == [f"{second}: its script differs from {first}'s."]
+
+
+@pytest.mark.parametrize("dataset", ["afad", "cacd", "morph2", "utk"])
+def test_gender_and_race_come_from_the_data_set(summarize, tmp_path, dataset):
+    """With --gender 0 too: afad and morph2 columns, the file name of utk, nothing for cacd."""
+    folder = write_run(tmp_path / "run", dataset=dataset, count=50)
+    (groups,), _ = read_all(summarize, [folder])
+    rows = {(r["by"], r["group"]): r["images"] for r in summarize.by_group_table(1, groups)}
+    made = images_of(dataset, 50)
+    genders = [row["gender"] for row in made]
+    expected = {}
+    if dataset != "cacd":
+        expected = {("gender", g): str(genders.count(g)) for g in ("female", "male")}
+    assert {key: count for key, count in rows.items() if key[0] == "gender"} == expected
+    races = {"morph2": set("ABHW"), "utk": {"White", "Black", "Asian", "Indian", "other"}}
+    assert {group for by, group in rows if by == "race"} == races.get(dataset, set())
+
+
+def test_utk_names_of_three_fields_have_no_race(summarize, tmp_path):
+    folder = write_run(tmp_path / "run", dataset="utk", count=4)
+    rows = read_csv(folder / "test_predictions.csv")
+    for row, name in zip(
+        rows,
+        ["39_1_20170116174525125.jpg", "x/26_0_3_2017.jpg.chip.jpg", "61_3_20170109.jpg", "a.jpg"],
+        strict=True,
+    ):
+        row["path"] = name
+    write_csv(folder / "test_predictions.csv", rows)
+    (groups,), _ = read_all(summarize, [folder])
+    images = groups["coral", 0][0]["images"]
+    assert images["gender"].astype(object).fillna("").tolist() == ["female", "male", "", ""]
+    assert images["race"].astype(object).fillna("").tolist() == ["", "Indian", "", ""]
+
+
+# Published logs.
+
+
+def test_imitation_of_published_logs(summarize, tmp_path, capsys):
+    """Figures from the logs; predictions used where they agree, reported where they do not."""
+    ages = [0, 10, 20, 30, 40, 50]
+    made = [{"": f"{age:06d}_01M.jpg", "race": "B", "Male": 1, "age": age} for age in ages]
+    write_csv(tmp_path / "test.csv", made)
+    good = [1, 12, 17, 30, 44, 44]  # errors 1 2 -3 0 4 -6: MAE 16/6, RMSE sqrt(66/6)
+    runs = [
+        published_run(tmp_path / "morph-coral__seed0", "coral", 0, (2.67, 3.32), predictions=good),
+        published_run(
+            tmp_path / "morph-ordinal__seed0", "ordinal", 0, (2.66, 3.31), predictions=good
+        ),
+        published_run(tmp_path / "morph-ce__seed0", "ce", 0, (3.26, 4.62), predictions=[0, 1] * 3),
+    ]
+    out = tmp_path / "report"
+    option = f"morph2={tmp_path / 'test.csv'}"
+    summarize.main([*map(str, runs), "--out", str(out), "--published_test_csv", option])
+    rows = read_csv(out / "results.csv")
+    figures = [
+        [row[name] for name in ("data set", "loss", "epoch", "test MAE", "test RMSE", "CS(5) %")]
+        for row in rows
+    ]
+    assert figures == [
+        ["morph2", "CE", "best on validation", "3.26", "4.62", ""],
+        ["morph2", "OR-CNN", "best on validation", "2.67", "3.32", "83.33"],
+        ["morph2", "CORAL", "best on validation", "2.67", "3.32", "83.33"],
+        ["morph2", "CE", "last", "2.75", "3.50", ""],
+        ["morph2", "OR-CNN", "last", "2.75", "3.50", ""],
+        ["morph2", "CORAL", "last", "2.75", "3.50", ""],
+    ]
+    assert {(row["epochs"], row["minutes"], row["seeds"]) for row in rows} == {("3", "5.2", "0")}
+    assert {row["settings"].split(",")[0] for row in rows} == {"source published log"}
+    assert [(row["A"], row["B"]) for row in read_csv(out / "paired.csv")] == [("OR-CNN", "CORAL")]
+    # 0/1 answers to labels 0..50: errors 0 9 20 29 40 49.
+    note = (
+        f"MAE/RMSE of 24.50/{math.sqrt((81 + 400 + 841 + 1600 + 2401) / 6):.2f}, the log says 3.26"
+    )
+    printed = capsys.readouterr().out
+    assert str(runs[2]) in printed and note in printed and str(runs[0]) not in printed
+    (curves,) = [r["curves"] for r in summarize.read_run(runs[0], {}, []) if r["epoch"] == "last"]
+    assert curves[["epoch", "cost", "valid_mae"]].to_numpy().tolist() == [
+        [1, 37.5, 9.5],
+        [2, 27.5, 2.6],
+        [3, 17.5, 2.8],
+    ]
+
+
+def test_published_log_without_validation_or_test_csv(summarize, tmp_path):
+    """The log of January 2019: last epoch only; data set and loss from the folder's name."""
+    folder = tmp_path / "afad-ordinal-imp__seed2"
+    folder.mkdir()
+    (folder / "training.log").write_text(
+        "PyTorch Version: 1.0.0\nRandom Seed: 2\nTask Importance Weight: 1\nOutput Path: x\n"
+        "Epoch: 001/001 | Batch 0000/0513 | Cost: 17.3160\nTime elapsed: 0.73 min\n"
+        "MAE/RMSE: | Train: 2.34/3.21 | Test: 3.47/4.71\nTotal Training Time: 144.50 min\n"
+    )
+    comparisons, notes = read_all(summarize, [folder])
+    assert keys(comparisons) == [("afad", "last", ("ordinal", 1), [2])]
+    result = comparisons[0]["ordinal", 1][0]
+    assert (result["mae"], result["rmse"], result["minutes"]) == (3.47, 4.71, 144.5)
+    assert len(notes) == 1 and "--published_test_csv afad=PATH" in notes[0]
+
+
+def test_a_log_cut_anywhere_gives_all_or_nothing(summarize, tmp_path):
+    folder = published_run(tmp_path / "morph-coral__seed0", "coral")
+    whole = (folder / "training.log").read_text()
+    end = len(whole.rstrip("\n"))
+    for length in [*range(0, 200, 7), *range(end - 260, end)]:
+        (folder / "training.log").write_text(whole[:length])
+        notes = []
+        assert summarize.read_run(folder, {}, notes) == []
+        assert len(notes) == 1 and "unfinished or cut off" in notes[0]
+    (folder / "training.log").write_text(whole[:end])
+    assert [r["mae"] for r in summarize.read_run(folder, {}, [])] == [2.75, 2.5]
+
+
+@pytest.mark.skipif(not PUBLISHED.exists(), reason="no published logs beside the project")
+def test_the_published_morph2_logs(summarize, tmp_path, capsys):
+    folders = sorted(PUBLISHED.glob("morph-*__seed0"))
+    option = f"morph2={PUBLISHED / 'morph2_test.csv'}"
+    out = tmp_path / "report"
+    summarize.main([*map(str, folders), "--out", str(out), "--published_test_csv", option])
+    printed = capsys.readouterr().out
+    assert "MAE/RMSE of 16.16/19.48, the log says 3.26/4.62" in printed
+    assert "morph-ce__seed0: only its log is used" in printed and printed.count("\n") == 2
+    rows = {(row["loss"], row["epoch"]): row for row in read_csv(out / "results.csv")}
+    best, last = "best on validation", "last"
+    assert {key: (row["test MAE"], row["test RMSE"]) for key, row in rows.items()} == {
+        ("CE", best): ("3.26", "4.62"),
+        ("OR-CNN", best): ("2.87", "4.08"),
+        ("CORAL", best): ("2.66", "3.69"),
+        ("CE", last): ("3.47", "4.96"),
+        ("OR-CNN", last): ("2.91", "4.15"),
+        ("CORAL", last): ("2.82", "3.92"),
+    }
+    labels = [int(row["age"]) for row in read_csv(PUBLISHED / "morph2_test.csv")]
+    for loss, name, logged in (("ordinal", "OR-CNN", 2.87), ("coral", "CORAL", 2.66)):
+        text = (PUBLISHED / f"morph-{loss}__seed0" / "test_predictions.log").read_text()
+        errors = [int(p) - y for p, y in zip(text.split(","), labels, strict=True)]
+        assert sum(map(abs, errors)) / len(errors) == pytest.approx(logged, abs=0.01)
+        within = 100 * sum(abs(error) <= 5 for error in errors) / len(errors)
+        assert rows[name, best]["CS(5) %"] == f"{within:.2f}"
+    assert rows["CE", best]["CS(5) %"] == ""
+    assert [(row["A"], row["B"]) for row in read_csv(out / "paired.csv")] == [("OR-CNN", "CORAL")]
+
+
+# Bad input: one line, exit code 2, nothing written.
+
+
+def corrupt_json(change):
+    def corrupt(path):
+        record = json.loads(path.read_text())
+        change(record)
+        path.write_text(json.dumps(record))
+
+    return corrupt
+
+
+def cut_in_half(path):
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def without_last_row(path):
+    path.write_text("\n".join(path.read_text().splitlines()[:-1]) + "\n")
+
+
+class Touch:
+    """An object whose pickle, when loaded, makes a file."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return os.mkdir, (self.path,)
+
+
+def pickled(path):
+    np.save(path, np.array([Touch(f"{path}.loaded")]), allow_pickle=True)
+
+
+def zipped(path):
+    with open(path, "wb") as file:
+        np.savez(file, a=np.zeros(3))
+
+
+@pytest.mark.parametrize(
+    ("name", "corrupt"),
+    [
+        ("run.json", cut_in_half),
+        ("run.json", lambda path: path.write_bytes(b"\xff\xfe{}")),
+        ("run.json", lambda path: path.write_text("[1]")),
+        ("run.json", lambda path: path.write_text("[" * 100_000)),
+        ("run.json", corrupt_json(lambda record: record.pop("seed"))),
+        ("run.json", corrupt_json(lambda record: record.update(loss="focal"))),
+        ("run.json", corrupt_json(lambda record: record.update(dataset="../../etc"))),
+        ("run.json", corrupt_json(lambda record: record.update(minutes="long"))),
+        ("run.json", corrupt_json(lambda record: record["metrics"].clear())),
+        ("run.json", corrupt_json(lambda record: record.update(settings=[]))),
+        ("history.csv", lambda path: path.unlink()),
+        ("history.csv", lambda path: path.write_text("")),
+        ("history.csv", lambda path: path.write_text("epoch,cost\n1,2\n")),
+        ("test_predictions.csv", lambda path: path.unlink()),
+        ("test_predictions.csv", cut_in_half),
+        ("test_predictions.csv", without_last_row),
+        ("test_predictions.csv", lambda path: path.write_bytes(b"\x00\xff" * 500)),
+        (
+            "test_predictions.csv",
+            lambda path: path.write_text(re.sub(r",\d+,", ",x,", path.read_text(), count=1)),
+        ),
+        (
+            "test_predictions.csv",
+            lambda path: path.write_text(re.sub(r"(,\d+),\d+,", r"\1,nan,", path.read_text())),
+        ),
+        ("test_probas.npy", lambda path: path.unlink()),
+        ("test_probas.npy", cut_in_half),
+        ("test_probas.npy", lambda path: path.write_bytes(b"")),
+        ("test_probas.npy", pickled),
+        ("test_probas.npy", zipped),
+        ("test_probas.npy", lambda path: np.save(path, np.zeros((20, 55), np.float32))),
+        ("test_probas.npy", lambda path: np.save(path, np.zeros((20, 54), np.float64))),
+        ("test_probas.npy", lambda path: np.save(path, np.full((20, 54), np.nan, np.float32))),
+        ("test_probas.npy", lambda path: np.save(path, np.full((20, 54), 1.5, np.float32))),
+    ],
+)
+def test_damaged_file_is_named_in_one_line(summarize, tmp_path, capsys, name, corrupt):
+    folder = write_run(tmp_path / "run", count=20)
+    corrupt(folder / name)
+    line = error_line(capsys, summarize, folder, "--out", tmp_path / "report")
+    assert f"{folder / name} cannot be used (" in line
+    assert not (tmp_path / "report").exists()
+    assert not list(folder.glob("*.loaded"))
+
+
+def test_other_bad_input(summarize, tmp_path, capsys):
+    good = write_run(tmp_path / "run", count=20)
+    out = tmp_path / "report"
+    (tmp_path / "empty").mkdir()
+    for folder in (tmp_path / "empty", tmp_path / "missing", good / "run.json"):
+        line = error_line(capsys, summarize, good, folder, "--out", out)
+        assert f"{folder} holds no run: neither run.json nor training.log" in line
+    unfinished = write_run(tmp_path / "unfinished", status="running")
+    line = error_line(capsys, summarize, unfinished, "--out", out)
+    assert "no finished run" in line and "30 of 30 epochs" in line
+    for option in ("morph=x.csv", "morph2", "morph2="):
+        line = error_line(capsys, summarize, good, "--out", out, "--published_test_csv", option)
+        assert f"--published_test_csv {option}: write DATASET=CSV" in line
+    missing = f"morph2={tmp_path / 'no.csv'}"
+    line = error_line(capsys, summarize, good, "--out", out, "--published_test_csv", missing)
+    assert "no.csv cannot be used (FileNotFoundError" in line
+    assert "--out" in error_line(capsys, summarize, good)
+    log = published_run(tmp_path / "morph-coral__seed0", "coral", predictions=[1, 2, 3])
+    write_csv(tmp_path / "two.csv", [{"": "a.jpg", "age": 1}, {"": "b.jpg", "age": 2}])
+    two = f"morph2={tmp_path / 'two.csv'}"
+    line = error_line(capsys, summarize, log, "--out", out, "--published_test_csv", two)
+    assert "test_predictions.log cannot be used (ValueError: 3 predictions, 2 rows" in line
+    assert not out.exists()
+    process = run(SCRIPT, tmp_path / "empty", "--out", out)
+    assert process.returncode == 2 and process.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "off", "used"),
+    [("mae", 0.009, 1), ("mae", -0.009, 1), ("mae", 0.011, 0), ("mae", -0.011, 0)]
+    + [("rmse", 0.009, 1), ("rmse", 0.011, 0)],
+)
+def test_predictions_must_agree_with_the_log_to_a_hundredth(summarize, tmp_path, name, off, used):
+    folder = write_run(tmp_path / "run", count=20)
+    record = json.loads((folder / "run.json").read_text())
+    record["metrics"][f"test_{name}"] += off
+    (folder / "run.json").write_text(json.dumps(record))
+    notes = []
+    (result,) = summarize.read_run(folder, {}, notes)
+    assert ("images" in result) == used != len(notes)
+
+
+def test_missing_matplotlib_is_said(tmp_path):
+    (tmp_path / "matplotlib.py").write_text("raise ImportError")
+    process = run(SCRIPT, "--help", PYTHONPATH=str(tmp_path))
+    line = "summarize.py: error: pip install -r requirements-extras.txt first\n"
+    assert (process.returncode, process.stderr) == (2, line)
+
+
+def test_predictions_that_disagree_with_run_json_are_not_used(summarize, tmp_path):
+    folder = write_run(tmp_path / "run", count=20)
+    corrupt_json(lambda record: record["metrics"].update(test_mae=1.25))(folder / "run.json")
+    (groups,), notes = read_all(summarize, [folder])
+    (row,) = summarize.results_table(1, groups)
+    assert (row["test MAE"], row["CS(5) %"], row["rank inconsistencies"]) == ("1.25", "", "")
+    assert len(notes) == 1 and "the log says 1.25" in notes[0]
+    assert summarize.by_group_table(1, groups) == []
+
+
+def test_out_is_never_overwritten_unasked(summarize, tmp_path, capsys):
+    coral = write_run(tmp_path / "coral", count=20)
+    gendered = write_run(tmp_path / "gender", count=20, gender=1)
+    out = tmp_path / "new" / "report"
+    summarize.main([str(coral), str(gendered), "--out", str(out)])
+    assert (out / "2-gender.png").exists()
+    before = {path.name: path.read_bytes() for path in out.iterdir()}
+    line = error_line(capsys, summarize, coral, "--out", out)
+    assert "holds a report already" in line and "--overwrite" in line
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == before
+    (out / "mine.png").write_text("kept")
+    summarize.main([str(coral), "--out", str(out), "--overwrite"])
+    assert len(read_csv(out / "results.csv")) == 1
+    names = {path.name for path in out.iterdir()}
+    assert "mine.png" in names and "2-gender.png" not in names and len(names) == 11
+    for taken in (coral, coral / "run.json"):
+        content = [path.read_bytes() for path in sorted(coral.iterdir())]
+        line = error_line(capsys, summarize, coral, "--out", taken, "--overwrite")
+        assert "something other than a report" in line
+        assert [path.read_bytes() for path in sorted(coral.iterdir())] == content
+
+
+def test_strings_from_files_are_escaped(summarize, tmp_path):
+    evil = "<script>alert(1)</script>|x"
+    rest = {"recipe": evil, "init_from": "a|b"}
+    runs = [write_run(tmp_path / "a", count=20, **rest), write_run(tmp_path / "b", count=20)]
+    rows = read_csv(runs[0] / "test_predictions.csv")
+    for row in rows:
+        row["race"] = evil
+    write_csv(runs[0] / "test_predictions.csv", rows)
+    runs.append(shutil.copytree(runs[0], tmp_path / "<b>c"))
+    summarize.main([*map(str, runs), "--out", str(tmp_path / "report")])
+    for name in ("index.html", "results.md"):
+        text = (tmp_path / "report" / name).read_text()
+        assert "<script" not in text and "<b>" not in text and "&lt;script&gt;" in text
+    table = (tmp_path / "report" / "results.md").read_text().split("\n\n")[0].splitlines()
+    assert {len(re.findall(r"(?<!\\)\|", line)) for line in table if line[0] == "|"} == {17}
+    assert read_csv(tmp_path / "report" / "by_group.csv")[-1]["group"] in (evil, "W")
+
+
+WRITER = """
+import json, os, sys
+from pathlib import Path
+folder = Path(sys.argv[1])
+record = json.loads((folder / "run.json").read_text())
+finished = json.dumps(record)
+running = json.dumps(record | {"status": "running", "metrics": {}})
+while True:
+    for text in (running, finished):
+        (folder / "run.json.tmp").write_text(text)
+        os.replace(folder / "run.json.tmp", folder / "run.json")
+        with open(folder / "history.csv", "a") as file:
+            file.write("31,1.0,1,1,1,,\\n")
+            file.flush()
+"""
+
+
+def test_reading_while_a_run_is_written(summarize, tmp_path):
+    folder = write_run(tmp_path / "run", count=20)
+    writer = subprocess.Popen([sys.executable, "-c", WRITER, str(folder)])
+    try:
+        seen = set()
+        deadline = time.monotonic() + 20
+        while len(seen) < 2 and time.monotonic() < deadline:
+            notes = []
+            results = summarize.read_run(folder, {}, notes)
+            assert bool(results) != bool(notes)
+            seen.add(len(results))
+        assert seen == {0, 1}
+    finally:
+        writer.kill()
+        writer.wait()
+
+
+def test_every_stage_of_a_young_run(summarize, tmp_path):
+    whole = write_run(tmp_path / "whole", count=20, status="running")
+    young = tmp_path / "young"
+    young.mkdir()
+    record = json.loads((whole / "run.json").read_text())
+    del record["data"], record["minutes"]
+    (young / "training.log").write_text("PyTorch Version: 2.14.1\n")
+    assert read_all(summarize, [young])[0] == []
+    (young / "run.json").write_text(json.dumps(record))
+    for text, done in (("", 0), ("epoch,cost\n", 0), ("epoch,cost\n1,2.0\n2,1", 1)):
+        (young / "history.csv").write_text(text)
+        comparisons, notes = read_all(summarize, [young])
+        assert comparisons == [] and f"({done} of 30 epochs done)" in notes[0]
+
+
+# The page in a real browser.
+
+
+def chromium():
+    for name in ("chromium", "chromium-browser", "google-chrome"):
+        if shutil.which(name):
+            return shutil.which(name)
+    return None
+
+
+@pytest.mark.skipif(chromium() is None, reason="no Chromium installed")
+def test_page_in_chromium(full_report, tmp_path):
+    """All pictures load and each table has its rows, as the browser counts them."""
+    report, _ = full_report
+    copy = shutil.copytree(report, tmp_path / "copy")  # opens from any folder
+    page = (copy / "index.html").read_text()
+    count = """<script>onload = () => {
+      const found = {
+        pictures: [...document.images].map((image) => image.naturalWidth > 300),
+        tables: [...document.querySelectorAll("table")].map((table) =>
+          [...table.rows].map((row) => row.cells.length)),
+        numbers: [...document.querySelectorAll("td.number")].map((cell) =>
+          getComputedStyle(cell).textAlign),
+      };
+      document.body.innerHTML = "<pre id=found>" + JSON.stringify(found) + "</pre>";
+    }</script>"""
+    (copy / "index.html").write_text(page.replace("</body>", count + "</body>"))
+    flags = "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run"
+    flags += " --disable-background-networking --disable-component-update --disable-sync"
+    command = [chromium(), *flags.split(), f"--user-data-dir={tmp_path / 'profile'}", "--dump-dom"]
+    result = subprocess.run(
+        [*command, (copy / "index.html").as_uri()], capture_output=True, text=True, timeout=120
+    )
+    found = json.loads(re.search(r"<pre id=\"found\">(.*?)</pre>", result.stdout)[1])
+    assert found["pictures"] == [True] * 17
+    csvs = {name: read_csv(report / f"{name}.csv") for name in ("results", "paired", "by_group")}
+    rows = [len(csvs["results"])]
+    for number in "123":
+        for name in ("paired", "by_group"):
+            here = sum(row["comparison"] == number for row in csvs[name])
+            rows += [here] if here else []
+    assert [len(table) - 1 for table in found["tables"]] == rows
+    assert all(len(set(table)) == 1 for table in found["tables"])
+    assert set(found["numbers"]) == {"right"} and len(found["numbers"]) > 200
+
+
+# 36 runs: the whole comparison of the paper, three data sets, three seeds.
+
+
+def many_runs(folder, count):
+    for dataset in ("afad", "morph2", "cacd"):
+        for seed in (0, 1, 2):
+            for loss, imp_weight in GROUPS:
+                name = f"{dataset}-{loss}-{imp_weight}-{seed}"
+                options = {"seed": seed, "imp_weight": imp_weight, "count": count}
+                yield write_run(folder / name, dataset=dataset, loss=loss, **options)
+
+
+def summarize_many(tmp_path, count):
+    """Seconds and peak memory (GiB) of a process that summarizes 36 runs."""
+    runs = list(many_runs(tmp_path, count))
+    start = time.monotonic()
+    command = [sys.executable, str(SCRIPT), *map(str, runs), "--out", str(tmp_path / "report")]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    assert process.returncode == 0
+    rows = read_csv(tmp_path / "report" / "results.csv")
+    assert [row["seeds"] for row in rows] == ["0 1 2"] * 12
+    assert len(read_csv(tmp_path / "report" / "paired.csv")) == 3 * 6
+    unit = 1 if sys.platform == "darwin" else 1024
+    return time.monotonic() - start, usage.ru_maxrss * unit / 2**30
+
+
+def test_36_small_runs(tmp_path):
+    summarize_many(tmp_path, 40)
+
+
+@pytest.mark.slow
+def test_36_runs_of_30000_images_in_a_minute_and_a_gibibyte(tmp_path):
+    seconds, gibibytes = summarize_many(tmp_path, 30_000)
+    print(f"36 runs of 30,000 images: {seconds:.1f} s, {gibibytes:.2f} GiB")
+    assert seconds < 60 and gibibytes < 1
