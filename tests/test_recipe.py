@@ -1,0 +1,81 @@
+"""--recipe fast: its table is all that it changes, and what it adds is what the table says."""
+
+import json
+from types import SimpleNamespace
+
+import pytest
+import torch
+from conftest import ROOT, SCRIPTS, load
+
+SCRIPT = ROOT / "model-code" / "afad-coral.py"
+PAPER = {  # SPEC: Adam at 0.0005, 200 epochs, batches of 256, crops of 120, nothing else
+    "epochs": 200,
+    "batch_size": 256,
+    "image_size": 120,
+    "lr": 0.0005,
+    "onecycle": 0,
+    "weight_decay": 0.0,
+    "prior_bias": 0,
+    "flip": 0,
+    "average": 0.0,
+    "channels_last": 0,
+}
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda script: script.stem)
+def test_the_papers_column(script):
+    module = load(script)
+    assert {name: row[0] for name, row in module.RECIPES.items()} == PAPER
+    args = vars(module.parse_settings(["--outpath=run"]))
+    assert {name: args[name] for name in PAPER} == PAPER
+
+
+def tiny_run(out, *options):
+    """run.json's settings, and the weights, of a run on a few drawn faces."""
+    sample = ROOT / "datasets" / "sample" / "afad"
+    for name, rows in (("train", 9), ("test", 5)):
+        lines = (sample / f"{name}.csv").read_text().splitlines(keepends=True)
+        (out.parent / f"{name}.csv").write_text("".join(lines[: rows + 1]))
+    csvs = [f"--{name}_csv={out.parent / name}.csv" for name in ("train", "test")]
+    tiny = ["--seed=1", "--epochs=2", "--batch_size=4", "--image_size=40"]
+    load(SCRIPT).main([f"--outpath={out}", *csvs, *tiny, *options])
+    return json.loads((out / "run.json").read_text())["settings"], (out / "model.pt").read_bytes()
+
+
+def test_the_tables_rows_are_all_that_changes(tmp_path):
+    """By run.json of both; what the command line gives wins in both."""
+    paper, _ = tiny_run(tmp_path / "paper")
+    fast, weights = tiny_run(tmp_path / "fast", "--recipe=fast")
+    given = {"epochs": 2, "batch_size": 4, "image_size": 40}
+    table = {name: row[1] for name, row in load(SCRIPT).RECIPES.items()}
+    assert {key: value for key, value in paper.items() if fast[key] != value} == {
+        "recipe": "paper",
+        "outpath": str(tmp_path / "paper"),
+        **{name: PAPER[name] for name in PAPER if name not in given and table[name] != PAPER[name]},
+    }
+    assert {name: fast[name] for name in table} == table | given
+    # flags, row by row, are the recipe
+    flags = [f"--{name}={value}" for name, value in table.items() if name not in given]
+    assert tiny_run(tmp_path / "flags", *flags)[1] == weights
+    # and the same seed gives the same weights
+    assert tiny_run(tmp_path / "again", "--recipe=fast")[1] == weights
+
+
+@pytest.mark.parametrize("loss", ["ce", "coral", "ordinal"])
+def test_answers_for_image_and_mirror_image(loss):
+    """With --flip 1 the means of two answers; without it those for the image."""
+    module = load(ROOT / "model-code" / f"afad-{loss}.py")
+    torch.manual_seed(0)
+    model = module.ResNet34(gender=1).eval()
+    images = torch.randint(0, 256, (3, 3, 40, 40), dtype=torch.uint8)
+    expected = []
+    for batch in (images, torch.flip(images, [-1])):
+        with torch.no_grad():
+            logits, gender = model(batch / torch.tensor(255.0))
+        expected.append((module.compute_probas(logits), torch.sigmoid(gender)))
+    for flip in (0, 1):
+        args = SimpleNamespace(flip=flip, amp=0, channels_last=0)
+        found = module.predict_batch(model, images.numpy(), torch.device("cpu"), args)
+        for part, (straight, mirrored) in zip(found, zip(*expected, strict=True), strict=True):
+            assert torch.allclose(part, (straight + mirrored) / 2 if flip else straight, atol=1e-6)
+            assert not torch.allclose(straight, mirrored, atol=1e-6)
