@@ -81,8 +81,11 @@ def largest(*values):
 def leave_if(number, started=True):
     """End the run where ``number`` is that of a signal; if ``started``, a checkpoint is written."""
     if number:
-        words = [word for word in sys.argv if word not in ("--overwrite", "--resume")]
-        words = shlex.join(["python", *words, "--resume"] if started else ["python", *sys.argv])
+        words = ["python"]
+        if PROCESSES > 1:
+            words = ["torchrun", f"--nproc_per_node={os.environ['LOCAL_WORLD_SIZE']}"]
+        words += [w for w in sys.argv if not (started and w in ("--overwrite", "--resume"))]
+        words = shlex.join(words + ["--resume"] * started)
         refuse(f"stopped by {signal.Signals(number).name}; go on with: {words}", 128 + int(number))
 
 
@@ -609,8 +612,8 @@ def earlier_run(args):
         if path.exists() and before["status"] != "finished":
             checkpoint = torch.load(path, map_location="cpu", weights_only=True)
             with zipfile.ZipFile(path) as archive:
-                if archive.testzip() or "progress" not in checkpoint:
-                    raise ValueError("not what was written as a checkpoint")
+                if archive.testzip() or checkpoint["run"] != [before["script"], before["seed"]]:
+                    raise ValueError("not a checkpoint of this run")
     except Exception as error:  # what a damaged file raises is not documented
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
         refuse(f"{path} is missing or damaged ({reason}); nothing was changed; see --overwrite")
@@ -628,6 +631,7 @@ def save_checkpoint(args, parts, progress, rng, total):
         progress[name] = file.stat().st_size if file.exists() else 0
     state = {name: part.state_dict() for name, part in parts.items()}
     state |= {"progress": progress, "rng": rng, "total": summed(total.clone())}
+    state["run"] = [Path(__file__).name, args.seed]
     try:
         write_file(args.outpath / "checkpoint.pt", lambda file: torch.save(state, file))
     except (OSError, RuntimeError) as error:  # torch reports a full disk as a RuntimeError

@@ -1,0 +1,38 @@
+"""Draw recipes.png: validation MAE against minutes of training, for --recipe paper and fast.
+
+    python images/draw-recipes.py RUN...
+
+A RUN is the folder of a run with --valid_csv, finished or not; all must be on the same rows.
+"""
+
+import csv
+import json
+import sys
+from itertools import accumulate
+from pathlib import Path
+
+from matplotlib.figure import Figure
+
+COLOURS = {"paper": "#d55e00", "fast": "#0072b2"}  # Okabe and Ito's, colour-blind-safe
+
+figure = Figure(figsize=(8, 4.5), layout="constrained")
+ax = figure.subplots()
+labels = set()
+for folder in map(Path, sys.argv[1:]):
+    facts = json.loads((folder / "run.json").read_text())
+    settings, recipe = facts["settings"], facts["settings"]["recipe"]
+    with open(folder / "history.csv") as file:
+        rows = list(csv.DictReader(file))
+    minutes = accumulate(float(row["seconds"]) / 60 for row in rows)
+    mae = [float(row["valid_mae"]) for row in rows]
+    label = f"{recipe}: {settings['image_size']}x{settings['image_size']}, "
+    label += f"{settings['epochs']} epochs" if recipe == "fast" else "the first epochs of 200"
+    style = {"color": COLOURS[recipe], "marker": "o", "label": None if label in labels else label}
+    ax.plot(list(minutes), mae, **style)
+    labels.add(label)
+median = facts["data"]["valid"]["median_mae"]
+ax.axhline(median, color="0.3", linewidth=1, linestyle="--", label="always the median age")
+ax.set(xlabel="minutes of training", ylabel="validation MAE (years)", xlim=(0, None))
+ax.set_title(f"{facts['script'].removesuffix('.py')}, {facts['data']['valid']['rows']} photos")
+ax.legend()
+figure.savefig(Path(__file__).with_name("recipes.png"), dpi=120)
