@@ -144,8 +144,9 @@ def parse_settings(argv):
     for name, (paper, fast, _, _, meaning) in RECIPES.items():
         meaning = f"{meaning} (paper: {paper}, fast: {fast})"
         parser.add_argument(f"--{name}", type=type(paper), help=meaning)
-    parser.add_argument("--resume", action="store_true", help="go on with the run, or start it")
-    parser.add_argument("--overwrite", action="store_true", help="replace the run in --outpath")
+    either = parser.add_mutually_exclusive_group()
+    either.add_argument("--resume", action="store_true", help="go on with the run, or start it")
+    either.add_argument("--overwrite", action="store_true", help="replace the run in --outpath")
     args = parser.parse_args(argv)
     for name, (paper, fast, *_) in RECIPES.items():
         if getattr(args, name) is None:
@@ -155,12 +156,9 @@ def parse_settings(argv):
             refuse(f"--{name} {getattr(args, name)}: must be from {low} to {high}")
     if args.imp_weight and not task_importance_weights:
         refuse(f"--imp_weight 1: {LOSS} has no tasks to weigh; leave it out")
-    if args.resume and args.overwrite:
-        refuse("--resume goes on with a run, --overwrite starts over: give one of them")
     if args.amp and args.cuda < 0:
         refuse("--amp 1 needs a CUDA device: give --cuda, or leave --amp out")
-    if args.cuda >= torch.cuda.device_count():
-        count = torch.cuda.device_count()
+    if args.cuda >= (count := torch.cuda.device_count()):
         refuse(f"--cuda {args.cuda}: this machine has {count} CUDA devices; --cuda -1 is the CPU")
     return args
 
@@ -222,9 +220,7 @@ def load_pixels(splits, args, stop):
     try:
         need, room = math.prod(shape) / 1e9, shutil.disk_usage(args.cache_dir).free / 1e9
         if leads and need > room:
-            refuse(
-                f"--cache_dir {args.cache_dir}: {need:.2f} GB needed, {room:.2f} free: give another"
-            )
+            refuse(f"--cache_dir {args.cache_dir}: {need:.2f} GB needed, {room:.2f} free")
         if leads:
             np.memmap(path, np.uint8, "w+", shape=shape)
         summed(torch.zeros(1))  # wait for each other
@@ -275,7 +271,7 @@ def draw_seed():
     return torch.empty((), dtype=torch.int64).random_().item()
 
 
-def batches(split, args, train, first=0):
+def batches(split, args, train, first=0, title="evaluating"):
     """The batches of torch's DataLoader with --numworkers workers, from number ``first`` on.
 
     Yields (number, rows, mine, share, images): rows of the CSV in the batch, the slice of them
@@ -289,7 +285,8 @@ def batches(split, args, train, first=0):
         order = torch.randperm(len(order), generator=shuffle).numpy()
     streams = [torch.Generator().manual_seed(base_seed + i) for i in range(args.numworkers)]
     mirror = torch.Generator().manual_seed(base_seed + args.numworkers)
-    for number, start in enumerate(range(0, len(order), args.batch_size)):
+    starts = range(0, len(order), args.batch_size)
+    for number, start in enumerate(tqdm(starts, title, leave=False, disable=NO_BAR)):
         rows = order[start : start + args.batch_size]
         corners, flips = np.full((len(rows), 2), round(room / 2)), np.zeros(len(rows))
         if train:
@@ -462,16 +459,18 @@ def compute_mae_and_mse(labels, predicted):
 
 @torch.no_grad()
 def predict_batch(model, images, device, args):
-    """Probabilities (n, K-1), for ce (n, K), and P(male) (n,) or None, of uint8 (n, 3, S, S); where
-    training mirrors images (--flip 1), the mean of those of each image and its mirror image."""
+    """Probabilities (n, K-1), for ce (n, K), and P(male) (n,), 0 without a gender output, of uint8
+    (n, 3, S, S); with --flip 1 the means of those of each image and its mirror image."""
     images = to_device(images, device, args)
     views = [images, images.flip(3)] if args.flip else [images]
-    with torch.autocast(device.type, torch.bfloat16, enabled=bool(args.amp)):
-        logits, gender_logits = zip(*[model(view) for view in views], strict=True)
-    probas = torch.stack([compute_probas(view.float()) for view in logits]).mean(0)
-    if gender_logits[0] is None:
-        return probas, None
-    return probas, torch.stack([view.float().sigmoid() for view in gender_logits]).mean(0)
+    probas, male = 0, torch.zeros(len(images), device=device)
+    for view in views:
+        with torch.autocast(device.type, torch.bfloat16, enabled=bool(args.amp)):
+            logits, gender_logits = model(view)
+        probas = probas + compute_probas(logits.float()) / len(views)
+        if gender_logits is not None:
+            male = male + gender_logits.float().sigmoid() / len(views)
+    return probas, male
 
 
 @torch.no_grad()
@@ -483,14 +482,10 @@ def evaluate(model, split, args, device, stop, train=False):
             dist.broadcast(tensor, 0)
     probas = torch.zeros(len(split.files), NUM_CLASSES - (LOSS != "ce"))
     male = torch.zeros(len(split.files))
-    steps = math.ceil(len(split.files) / args.batch_size)
-    bar = tqdm(batches(split, args, train), "evaluating", steps, False, disable=NO_BAR)
-    for _, rows, mine, share, images in bar:
+    for _, rows, mine, share, images in batches(split, args, train):
         answers = predict_batch(model, images, device, args)
         if share:
-            probas[rows[mine]] = answers[0].cpu()
-            if args.gender:
-                male[rows[mine]] = answers[1].cpu()
+            probas[rows[mine]], male[rows[mine]] = (answer.cpu() for answer in answers)
         leave_if(*largest(stop[0]))
     return summed(probas), summed(male)
 
@@ -498,10 +493,11 @@ def evaluate(model, split, args, device, stop, train=False):
 def score(split, probas, male):
     """MAE and RMSE in years, and with genders the share of them that P(male) gets right."""
     mae, mse = compute_mae_and_mse(split.labels, predict_labels(probas))
-    known = ~split.genders.isnan()
-    right = (male > 0.5) == (split.genders > 0.5)
-    scores = {"mae": mae, "rmse": math.sqrt(mse)}
-    return scores | ({"gender_accuracy": right[known].double().mean().item()} if any(known) else {})
+    scores, known = {"mae": mae, "rmse": math.sqrt(mse)}, split.genders.isfinite()
+    if known.any():
+        right = (male > 0.5) == (split.genders > 0.5)
+        scores["gender_accuracy"] = right[known].double().mean().item()
+    return scores
 
 
 # %% Run folder [all]
@@ -519,9 +515,8 @@ def write_file(path, write):
                 file.flush()
                 os.fsync(file.fileno())
             os.replace(temporary, path)
-        except BaseException:
+        finally:
             temporary.unlink(missing_ok=True)
-            raise
 
 
 def append_line(path, line):
@@ -571,12 +566,11 @@ def describe(args, splits, device):
     versions = {module.__name__: module.__version__ for module in modules}
     run = {"script": script.name, "script_sha256": hashlib.sha256(script.read_bytes()).hexdigest()}
     run |= {"dataset": DATASET, "loss": LOSS, "gender": args.gender, "seed": args.seed}
-    run |= {"num_classes": NUM_CLASSES, "youngest_age": YOUNGEST_AGE}
+    run |= {"num_classes": NUM_CLASSES, "youngest_age": YOUNGEST_AGE, "device": str(device)}
     run["settings"] = {k: str(v) if isinstance(v, Path) else v for k, v in vars(args).items()}
     run["versions"] = {"python": platform.python_version(), **versions}
-    run |= {"device": str(device), "processes": PROCESSES}
     run["data"] = {name: split.facts for name, split in splits.items()}
-    return run | {"status": "running", "minutes": 0.0, "metrics": {}}
+    return run | {"processes": PROCESSES, "status": "running", "minutes": 0.0, "metrics": {}}
 
 
 def check_same(before, now):
@@ -586,9 +580,8 @@ def check_same(before, now):
         fact = {"script": run["script"], "number of processes": run["processes"]}
         fact |= {f"--{k}": v for k, v in run["settings"].items() if k not in FREE_ON_RESUME}
         for name, data in run["data"].items():
-            fact |= {
-                f"{kind} of {name} data": data[kind] for kind in ("csv_sha256", "images_sha256")
-            }
+            for kind in ("csv_sha256", "images_sha256"):
+                fact[f"{kind} of {name} data"] = data[kind]
         facts.append(fact)
     for what in facts[0] | facts[1]:
         was, now_is = facts[0].get(what), facts[1].get(what)
@@ -629,8 +622,7 @@ def earlier_run(args):
     if not found or args.overwrite:
         return None, None
     if not args.resume:
-        where = f"--outpath {args.outpath} holds a run ({found[0]})"
-        refuse(f"{where}: give --resume, --overwrite or another folder")
+        refuse(f"{args.outpath} holds a run ({found[0]}); see --resume and --overwrite")
     path, checkpoint = args.outpath / "run.json", None
     try:
         before = json.loads(path.read_bytes())
@@ -667,12 +659,11 @@ def save_checkpoint(args, parts, progress, rng, total):
 
 
 # %% Training [all]
-def gender_cost(logits, genders, weights, known):
-    """Binary cross-entropy of P(male): the sum over this process's images of weight 1, by the
-    number of images of ``known`` gender in the whole batch."""
-    genders, weights = genders.nan_to_num().to(logits.device), weights.to(logits.device)
-    terms = F.binary_cross_entropy_with_logits(logits, genders, reduction="none")
-    return (terms * weights).sum() / max(known, 1)
+def gender_cost(logits, genders, known):
+    """Binary cross-entropy of P(male): the sum over this process's images of known gender (others
+    are nan), by the number of ``known`` genders in the whole batch."""
+    terms = F.binary_cross_entropy_with_logits(logits, genders.nan_to_num(), reduction="none")
+    return terms[~genders.isnan()].sum() / max(known, 1)
 
 
 @torch.no_grad()
@@ -701,16 +692,13 @@ def learning_rate(args, step, steps):
 
 def train(model, splits, args, device, checkpoint, stop):
     """Train ``model``; the weights to evaluate (the average, if one is kept) and the progress."""
-    split, known = splits["train"], ~splits["train"].genders.isnan()
-    steps = math.ceil(len(split.files) / args.batch_size)
-    imp = task_importance_weights(split.labels) if args.imp_weight else torch.ones(1)
-    imp = imp.to(device)
+    split, count = splits["train"], len(splits["train"].files)
+    steps, last = math.ceil(count / args.batch_size), count // args.batch_size
+    imp = (task_importance_weights(split.labels) if args.imp_weight else torch.ones(1)).to(device)
     # without weight decay AdamW is Adam, to the bit
     optimizer = torch.optim.AdamW(model.parameters(), args.lr, weight_decay=args.weight_decay)
-    parts = {"model": model, "optimizer": optimizer}
-    if args.average:
-        parts["average"] = copy.deepcopy(model)
-    final = parts.get("average", model)
+    final = copy.deepcopy(model) if args.average else model  # what is evaluated and saved
+    parts = {"model": model, "optimizer": optimizer, "average": final}
     progress = {"epoch": 0, "batch": 0, "minutes": 0.0, "seconds": 0.0, "waited": 0.0, "best": {}}
     total = torch.zeros((), device=device)  # this process's part of the epoch's costs, by images
     if checkpoint:
@@ -728,8 +716,7 @@ def train(model, splits, args, device, checkpoint, stop):
         network.train()
         rng, first, asked = torch.get_rng_state(), progress["batch"], time.time()
         epoch_began, title = asked - progress["seconds"], f"epoch {epoch + 1}/{args.epochs}"
-        bar = tqdm(batches(split, args, True, first), title, steps, False, disable=NO_BAR)
-        for number, rows, mine, share, images in bar:
+        for number, rows, mine, share, images in batches(split, args, True, first, title):
             images = to_device(images, device, args)
             labels = split.labels[rows[mine]].to(device)
             progress["waited"] += time.time() - asked
@@ -737,17 +724,16 @@ def train(model, splits, args, device, checkpoint, stop):
                 logits, gender_logits = network(images)
             cost = cost_fn(logits.float(), labels, imp) * share
             if args.gender:
-                weights = known[rows[mine]] * (share > 0)
-                genders, count = split.genders[rows[mine]], known[rows].sum().item()
-                cost = cost + gender_cost(gender_logits.float(), genders, weights, count)
+                genders = split.genders[rows[mine]].to(device)
+                known = split.genders[rows].isfinite().sum().item()
+                cost = cost + gender_cost(gender_logits.float(), genders, known) * (share > 0)
             # on CUDA, reading the cost makes the device wait: only where it is logged
             if device.type == "cpu" or number % args.log_every == 0:
                 shown = summed(cost.detach().clone()).item()
                 if not math.isfinite(shown):
                     refuse(f"the cost is {shown} in epoch {epoch + 1}, batch {number}", 1)
             step = epoch * steps + number
-            for group in optimizer.param_groups:
-                group["lr"] = learning_rate(args, step, args.epochs * steps)
+            optimizer.param_groups[0]["lr"] = learning_rate(args, step, args.epochs * steps)
             optimizer.zero_grad()
             (cost * PROCESSES).backward()  # DistributedDataParallel divides by their number
             optimizer.step()
@@ -755,9 +741,8 @@ def train(model, splits, args, device, checkpoint, stop):
             if args.average:
                 update_average(final, model, args.average, step)
             if number % args.log_every == 0:
-                last = len(split.files) // args.batch_size
-                epochs = f"{epoch + 1:03d}/{args.epochs:03d}"
-                log(args, f"Epoch: {epochs} | Batch {number:04d}/{last:04d} | Cost: {shown:.4f}")
+                batch = f"{epoch + 1:03d}/{args.epochs:03d} | Batch {number:04d}/{last:04d}"
+                log(args, f"Epoch: {batch} | Cost: {shown:.4f}")
             asked = time.time()
             progress |= {"epoch": epoch, "batch": number + 1, "seconds": asked - epoch_began}
             progress["minutes"] = (asked - began) / 60
@@ -766,8 +751,8 @@ def train(model, splits, args, device, checkpoint, stop):
                 save_checkpoint(args, parts, progress, rng, total)
                 saved = time.time()
             leave_if(signalled)
-        cost, seconds = summed(total.clone()).item() / len(split.files), progress["seconds"]
-        row = [epoch + 1, cost, seconds, progress["waited"], len(split.files) / seconds, "", ""]
+        cost, seconds = summed(total.clone()).item() / count, progress["seconds"]
+        row = [epoch + 1, cost, seconds, progress["waited"], count / seconds, "", ""]
         if "valid" in splits:
             save_checkpoint(args, parts, progress, rng, total)
             with torch.random.fork_rng(devices=[]):  # training goes on as it would without
@@ -824,9 +809,8 @@ def run(args, before, checkpoint, stop):
     if args.cuda >= 0:
         device = torch.device("cuda", LOCAL_RANK if PROCESSES > 1 else args.cuda)
         torch.cuda.set_device(device)
-    csvs = {"train": args.train_csv, "valid": args.valid_csv, "test": args.test_csv}
-    splits = {name: csv for name, csv in csvs.items() if csv}
-    splits = {n: read_split(csv, args.image_path, args.gender) for n, csv in splits.items()}
+    splits = {"train": args.train_csv, "valid": args.valid_csv, "test": args.test_csv}
+    splits = {n: read_split(c, args.image_path, args.gender) for n, c in splits.items() if c}
     load_pixels(splits, args, stop)
     now = describe(args, splits, device)
     if before and RANK == 0:

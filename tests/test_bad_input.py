@@ -59,7 +59,7 @@ def test_the_data_are_fine(data):
         ("--recipe=slow", "argument --recipe: invalid choice: 'slow'"),
         ("--cuda=700", "--cuda 700: this machine has"),
         ("--amp=1", "--amp 1 needs a CUDA device"),
-        ("--resume --overwrite", "give one of them"),
+        ("--resume --overwrite", "argument --overwrite: not allowed with argument --resume"),
         ("--train_csv=no.csv", "no.csv: No such file or directory"),
         ("--image_path=nowhere", "row 1: no image file nowhere"),
         ("--init_from=none.pt", "--init_from none.pt: not the state dict of a ResNet-34"),
