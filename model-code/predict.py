@@ -3,11 +3,11 @@
     python model-code/predict.py run1 photo.jpg --out predictions
     python model-code/predict.py run1 clip.mp4 --out predictions --every 2
     python model-code/predict.py run1 faces/ --crops --no_draw --out predictions
-    python model-code/predict.py --weights model.pt --script afad-coral.py photo.jpg --out predictions
+    python model-code/predict.py --weights model.pt --script afad-coral.py photo.jpg --out DIR
 
 RUN is the folder a script filled (its --outpath). An INPUT is an image, a video, or a folder, which
-is searched with the folders in it. DIR receives predictions.csv, predictions.json and a copy of each
-input with the faces marked.
+is searched with the folders in it. DIR receives predictions.csv, predictions.json and a copy of
+each input with the faces marked.
 """
 
 import argparse
@@ -46,22 +46,23 @@ COVERAGE = 0.8  # of the model's probability is within the interval given with a
 # How the images of a data set show a face, told from the box that the detector finds on it: side of
 # the square image, and how far below the centre of the box its centre is, both in box widths.
 FRAMES = {
-    # Its photos were published as faces cut out tightly by a detector. None was at hand to measure.
+    # Its photos were published as faces cut out tightly by a detector; none was at hand to measure.
     "afad": (1.0, 0.0),
-    # preprocess-cacd.py adds 15 pixels on every side and moves up by 5. Its photos, 250 pixels wide,
-    # were not at hand; a face about 108 pixels wide is assumed.
+    # preprocess-cacd.py adds 15 pixels on every side and moves up by 5. Its photos, 250 pixels
+    # wide, were not at hand; a face about 108 pixels wide is assumed.
     "cacd": (1.28, -0.05),
-    # 140 pixels around the nose tip, the eyes about 48 pixels apart (the photos were not at hand). On
-    # 197 photos of UTKFace the eyes were 0.436 box widths apart, the nose tip 0.12 below the centre.
+    # 140 pixels around the nose tip, the eyes about 48 pixels apart (the photos were not at hand).
+    # On 197 photos of UTKFace the eyes were 0.436 box widths apart, the nose tip 0.12 below the
+    # centre.
     "morph2": (1.27, 0.12),
-    # Medians over 400 training photos. They were scaled and moved by random amounts, with repeated
-    # borders, because the detector's boxes come in few sizes and places.
-    "utk": (1.12, 0.02),
+    # Medians over 2,000 training photos, scaled and moved by random amounts, with repeated borders,
+    # because the detector's boxes come in few sizes and places. Quartiles 1.08-1.19, -0.01-0.05.
+    "utk": (1.13, 0.02),
 }
 
-# Below any real face's usual score, above what else was found: of 400 photos of UTKFace 97 % reach
-# 0.2 (99 % reach 0); in 28 test pictures of scikit-image, at five sizes, what is no face got 0.123
-# at most, on the space suit of its astronaut.
+# Below any real face's usual score, above what else was found: of those photos of UTKFace 97 %
+# reach 0.2 (98 % reach 0); in 28 test pictures of scikit-image, at five sizes, what is no face got
+# 0.123 at most, on the space suit of its astronaut.
 MIN_SCORE = 0.2
 UPSAMPLE = 1  # faces from 40 pixels on, as in the preprocessing scripts
 
@@ -169,16 +170,18 @@ def read_run(run):
         refuse(f"{run / 'run.json'}: its image_size, {size!r}, is no number from 32 to 1024")
     if hashlib.sha256((HERE / name).read_bytes()).hexdigest() != digest:
         tqdm.write(f"predict.py: warning: {name} has changed since this run", file=sys.stderr)
-    return name, size, {key: bool(settings.get(key)) for key in ("channels_last", "amp")}
+    return name, size, {key: bool(settings.get(key)) for key in ("channels_last", "amp", "flip")}
 
 
 def load_model(args):
     """The network in a namespace, with all that preparing its input takes. Of a run with validation
     the weights of the best epoch are taken, since that is what the validation was for."""
-    name, size, settings = args.script, args.image_size or 120, {"channels_last": 0, "amp": 0}
+    name, size = args.script, args.image_size or 120
+    settings = dict.fromkeys(("channels_last", "amp", "flip"), False)
     weights = args.weights
     if args.run:
         name, size, settings = read_run(args.run)
+        settings["amp"] &= args.cuda >= 0
         if not weights:
             best = args.run / "best_model.pt"
             weights = best if best.exists() else args.run / "model.pt"
@@ -230,18 +233,15 @@ def prepare(image, model):
     return pixels[:, start : start + size, start : start + size]
 
 
-@torch.no_grad()
 def infer(images, model, batch_size):
-    """Of a list of uint8 (3, S, S): the script's probabilities, float32 (n, K-1), for ce (n, K),
-    and P(male) (n,) or n times None."""
+    """Of a list of uint8 (3, S, S), what the script answers in its tests: probabilities, float32
+    (n, K-1), for ce (n, K), and P(male) (n,) or n times None."""
     probas, male = [], []
     for start in range(0, len(images), batch_size):
         batch = np.stack(images[start : start + batch_size])
-        amp = model.amp and model.device.type == "cuda"
-        with torch.autocast(model.device.type, torch.bfloat16, enabled=amp):
-            logits, gender = model.network(model.script.to_device(batch, model.device, model))
-        probas.append(model.script.compute_probas(logits.float()).cpu())
-        male += [None] * len(batch) if gender is None else gender.float().sigmoid().tolist()
+        answers = model.script.predict_batch(model.network, batch, model.device, model)
+        probas.append(answers[0].cpu())
+        male += answers[1].tolist() if model.network.fc_gender else [None] * len(batch)
     return torch.cat(probas) if probas else [], male
 
 
