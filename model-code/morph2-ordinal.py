@@ -17,7 +17,6 @@ import math
 import os
 import platform
 import shlex
-import shutil
 import signal
 import sys
 import tempfile
@@ -118,7 +117,7 @@ PATHS = {  # option: (default, meaning)
     "test_csv": (TEST_CSV_PATH, "test rows"),
     "image_path": (IMAGE_PATH, "folder at which the image names in the CSVs start"),
     "init_from": (None, "state dict whose backbone weights to start from"),
-    "cache_dir": (tempfile.gettempdir(), "folder for the decoded pixels while running"),
+    "cache_dir": (None, "folder for the decoded pixels; None: where temporary files go"),
 }
 FREE_ON_RESUME = {*PATHS, *"outpath cuda log_every checkpoint_minutes resume overwrite".split()}
 
@@ -126,7 +125,8 @@ FREE_ON_RESUME = {*PATHS, *"outpath cuda log_every checkpoint_minutes resume ove
 def refuse(message, code=2):
     """End this process with one line for the user."""
     if LOCAL_RANK == 0:
-        print(f"{Path(__file__).name}: error: {message}", file=sys.stderr, flush=True)
+        lines = message.splitlines()  # a name in it may hold a line break
+        print(f"{Path(__file__).name}: error:", *lines, file=sys.stderr, flush=True)
     raise SystemExit(code)
 
 
@@ -169,23 +169,21 @@ def read_split(csv, image_path, gender):
     nan where unknown, image files, and facts for run.json. load_pixels adds the pixels."""
     try:
         content = csv.read_bytes()
-        table = pd.read_csv(io.BytesIO(content), dtype=str, keep_default_na=False)
+        # without index_col, rows longer than the header would shift by a column
+        table = pd.read_csv(io.BytesIO(content), dtype=str, keep_default_na=False, index_col=False)
     except OSError as error:
         refuse(f"{csv}: {error.strerror}; edit the paths in {__file__} or give them as options")
     except ValueError as error:
         refuse(f"{csv}: not a CSV file in UTF-8 ({str(error).splitlines()[0]})")
     for column in (FILE_COLUMN, "age", GENDER_COLUMN if gender else "age"):
         if column not in table:
-            found = ", ".join(table.columns)
-            refuse(f"{csv}: needs a column {column!r}, has {found}; see the top of {__file__}")
+            refuse(f"{csv}: needs a column {column!r}, has {', '.join(table)} (see {__file__})")
     names, labels = table[FILE_COLUMN], pd.to_numeric(table["age"], errors="coerce")
     if not len(table):
         refuse(f"{csv}: no rows below the header")
     for row in np.flatnonzero(~(labels.between(0, NUM_CLASSES - 1) & (labels % 1 == 0))):
-        refuse(
-            f"{csv}: row {row + 1} ({names[row]}): age is {table['age'][row]!r}, must be a whole "
-            f"number from 0 to {NUM_CLASSES - 1}: the age in years minus {YOUNGEST_AGE}"
-        )
+        must = f"a whole number from 0 to {NUM_CLASSES - 1}: the age in years minus {YOUNGEST_AGE}"
+        refuse(f"{csv}: row {row + 1} ({names[row]}): age is {table['age'][row]!r}, must be {must}")
     files = [os.path.join(image_path, name) for name in names]
     missing = {file for file in set(files) if not os.path.isfile(file)}
     for row, file in enumerate(files):
@@ -200,9 +198,15 @@ def read_split(csv, image_path, gender):
     return SimpleNamespace(table=table, labels=labels, genders=genders, files=files, facts=facts)
 
 
+# Named, because Pillow would start another program for some others (EPS).
+FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", "PPM", "JPEG2000")
+
+
 def prepare_image(image, image_size):
     """uint8 (3, R, R) of a PIL image, R = 128/120 of ``image_size``, to cut crops from."""
     side = round(image_size * 128 / 120)
+    if image.mode.startswith("I"):  # 16 bits, of which convert would clip all above 255
+        image = image.point(lambda value: value / 256, "L")
     image = image.convert("RGB")
     if CENTER_CROP:
         image = center_crop(image, CENTER_CROP)
@@ -215,21 +219,23 @@ def load_pixels(splits, args, stop):
     decoded, so nothing stays in --cache_dir, however the run ends."""
     side = round(args.image_size * 128 / 120)
     shape = (sum(len(split.files) for split in splits.values()), 3, side, side)
-    owner = os.getppid() if PROCESSES > 1 else os.getpid()  # torchrun starts a machine's processes
-    path, leads = args.cache_dir / f"coral-pixels-{owner}", LOCAL_RANK == 0
+    # torchrun starts all processes of a machine
+    owner, leads = os.getppid() if PROCESSES > 1 else os.getpid(), LOCAL_RANK == 0
     try:
-        need, room = math.prod(shape) / 1e9, shutil.disk_usage(args.cache_dir).free / 1e9
-        if leads and need > room:
-            refuse(f"--cache_dir {args.cache_dir}: {need:.2f} GB needed, {room:.2f} free")
+        args.cache_dir = args.cache_dir or Path(tempfile.gettempdir())
+        path = args.cache_dir / f"coral-pixels-{owner}"
         if leads:
             np.memmap(path, np.uint8, "w+", shape=shape)
         summed(torch.zeros(1))  # wait for each other
         pixels = np.memmap(path, np.uint8, "r+", shape=shape)
         summed(torch.zeros(1))
         if leads and os.name == "posix":
-            path.unlink()
+            with open(path, "rb+") as file:
+                path.unlink()
+                if hasattr(os, "posix_fallocate"):  # later, a full disk would kill the process
+                    os.posix_fallocate(file.fileno(), 0, math.prod(shape))
     except OSError as error:
-        refuse(f"--cache_dir {args.cache_dir}: {error.strerror}; give another folder")
+        refuse(f"--cache_dir {args.cache_dir}: {error.strerror}; {math.prod(shape):,} bytes needed")
     for split in splits.values():
         split.pixels, pixels = np.split(pixels, [len(split.files)])
         if leads:
@@ -245,7 +251,7 @@ def decode(split, args, stop):
         for row in rows:
             try:
                 contents.append(Path(split.files[row]).read_bytes())
-                with PIL.Image.open(io.BytesIO(contents[-1])) as image:
+                with PIL.Image.open(io.BytesIO(contents[-1]), formats=FORMATS) as image:
                     split.pixels[row] = prepare_image(image, args.image_size)
             except Exception as error:  # Pillow raises many kinds on damaged files
                 where = f"{split.facts['csv']}: row {row + 1}: {split.files[row]}"
@@ -307,10 +313,8 @@ def batches(split, args, train, first=0, title="evaluating"):
         yield number, rows, mine, share, images
 
 
-@functools.cache
-def copy_stream(device):
-    """The CUDA stream on which batches are copied while the device computes."""
-    return torch.cuda.Stream(device)
+# device -> the CUDA stream on which batches are copied while the device computes
+copy_stream = functools.cache(torch.cuda.Stream)
 
 
 def to_device(images, device, args):
@@ -515,6 +519,8 @@ def write_file(path, write):
                 file.flush()
                 os.fsync(file.fileno())
             os.replace(temporary, path)
+        except (OSError, RuntimeError) as error:  # torch wraps a full disk in a RuntimeError
+            raise OSError(0, str(error.__context__ or error), str(path)) from error
         finally:
             temporary.unlink(missing_ok=True)
 
@@ -522,7 +528,7 @@ def write_file(path, write):
 def append_line(path, line):
     """Add a line to a file, flushed to disk."""
     if RANK == 0:
-        with open(path, "a") as file:
+        with open(path, "a", encoding="utf-8", errors="backslashreplace") as file:
             file.write(line + "\n")
             file.flush()
             os.fsync(file.fileno())
@@ -549,9 +555,8 @@ def save_predictions(args, prefix, split, probas, male):
     if args.gender:
         table["true_gender"] = pd.Series(split.genders).map({1.0: "male", 0.0: "female"})
         table["p_male"] = male
-    others = split.table.drop(columns=[FILE_COLUMN, "age", "Unnamed: 0"], errors="ignore")
-    table = table.join(others.drop(columns=table.columns, errors="ignore"))
-    text = table.to_csv(index=False).encode()
+    others = split.table.drop(columns=[FILE_COLUMN, "age", "Unnamed: 0", *table], errors="ignore")
+    text = table.join(others).to_csv(index=False).encode()
     write_file(args.outpath / f"{prefix}test_predictions.csv", lambda file: file.write(text))
     write_file(args.outpath / f"{prefix}test_probas.npy", lambda file: np.save(file, probas))
 
@@ -617,7 +622,7 @@ def lock_outpath(out):
 
 
 def earlier_run(args):
-    """The run.json and the checkpoint to resume from, None where there is none."""
+    """The run.json, whose seed ``args`` gets, and the checkpoint to resume from; None without."""
     found = [name for name in RUN_FILES.split() if (args.outpath / name).exists()]
     if not found or args.overwrite:
         return None, None
@@ -626,7 +631,9 @@ def earlier_run(args):
     path, checkpoint = args.outpath / "run.json", None
     try:
         before = json.loads(path.read_bytes())
-        check_same(before, before)
+        args.seed = before["seed"] if args.seed == -1 else args.seed
+        # the data are compared later, once they are read
+        check_same(before, before | {"script": Path(__file__).name, "settings": vars(args)})
         path = args.outpath / "checkpoint.pt"
         if path.exists() and before["status"] != "finished":
             checkpoint = torch.load(path, map_location="cpu", weights_only=True)
@@ -653,9 +660,9 @@ def save_checkpoint(args, parts, progress, rng, total):
     state["run"] = [Path(__file__).name, args.seed]
     try:
         write_file(args.outpath / "checkpoint.pt", lambda file: torch.save(state, file))
-    except (OSError, RuntimeError) as error:  # torch reports a full disk as a RuntimeError
-        reason = str(error).splitlines()[0]
-        warn(f"no checkpoint could be written to {args.outpath}, the older one stays: {reason}")
+    except OSError as error:
+        where = f"no checkpoint could be written to {args.outpath}"
+        warn(f"{where}, the older one stays: {error.strerror}")
 
 
 # %% Training [all]
@@ -707,9 +714,11 @@ def train(model, splits, args, device, checkpoint, stop):
         total += checkpoint["total"].to(device) * (RANK == 0)
         for name, part in parts.items():
             part.load_state_dict(checkpoint[name])
-    network = model
-    if PROCESSES > 1:
-        network = DistributedDataParallel(model, [device] if args.cuda >= 0 else None)
+        for name in ("training.log", "history.csv"):
+            if RANK == 0:
+                os.truncate(args.outpath / name, progress[name])
+    devices = [device] if args.cuda >= 0 else None
+    network = DistributedDataParallel(model, devices) if PROCESSES > 1 else model
 
     began, saved = time.time() - 60 * progress["minutes"], time.time()
     for epoch in range(progress["epoch"], args.epochs):
@@ -783,7 +792,7 @@ def init_backbone(model, path):
         given = torch.load(path, map_location="cpu", weights_only=True)
         for name, tensor in model.state_dict().items():
             if name.startswith(("conv", "bn", "layer")) and "num_batches" not in name:
-                tensor.copy_(given[name])
+                tensor.copy_(given[name].view_as(tensor))
     except Exception as error:  # what a damaged file raises is not documented
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
         refuse(f"--init_from {path}: not the state dict of a ResNet-34 ({reason})")
@@ -829,11 +838,7 @@ def run(args, before, checkpoint, stop):
         model.to(memory_format=torch.channels_last)
 
     write_run = functools.partial(write_file, args.outpath / "run.json")
-    if checkpoint:
-        for name in ("training.log", "history.csv"):
-            if RANK == 0:
-                os.truncate(args.outpath / name, checkpoint["progress"][name])
-    else:
+    if not checkpoint:
         for name in RUN_FILES.split():
             if RANK == 0:
                 (args.outpath / name).unlink(missing_ok=True)
@@ -881,7 +886,7 @@ def main(argv=None):
             lock = lock_outpath(args.outpath)
             before, checkpoint = earlier_run(args)
             if args.seed == -1:
-                args.seed = before["seed"] if before else int.from_bytes(os.urandom(4), "little")
+                args.seed = int.from_bytes(os.urandom(4), "little")
             shared = [args.seed, before, checkpoint]
         if PROCESSES > 1:
             dist.broadcast_object_list(shared)
@@ -891,7 +896,7 @@ def main(argv=None):
         elif RANK == 0:
             print(f"{args.outpath} holds this run, finished: nothing to do")
     except OSError as error:
-        refuse(f"{error.filename or args.outpath}: {error.strerror}", 1)
+        refuse(f"{error.filename or args.outpath}: {error.strerror or error}", 1)
     except RuntimeError as error:
         if PROCESSES == 1:
             raise
@@ -906,4 +911,5 @@ def main(argv=None):
 
 
 if __name__ == "__main__":
+    sys.stdout.reconfigure(errors="backslashreplace")  # not every terminal has all characters
     main()
