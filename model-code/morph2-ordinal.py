@@ -205,7 +205,7 @@ FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", "PPM", "JPEG2000")
 def prepare_image(image, image_size):
     """uint8 (3, R, R) of a PIL image, R = 128/120 of ``image_size``, to cut crops from."""
     side = round(image_size * 128 / 120)
-    if image.mode.startswith("I"):  # 16 bits, of which convert would clip all above 255
+    if image.mode.startswith("I;16"):  # convert would clip all above 255
         image = image.point(lambda value: value / 256, "L")
     image = image.convert("RGB")
     if CENTER_CROP:

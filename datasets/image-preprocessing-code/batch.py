@@ -28,6 +28,8 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from tqdm import tqdm
 
 SUFFIXES = (".jpg", ".jpeg", ".png")
+# Those of the training scripts; named, as Pillow would start another program for some others (EPS).
+FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", "PPM", "JPEG2000")
 
 warnings.simplefilter("error", Image.DecompressionBombWarning)  # rejects such an image
 
@@ -69,8 +71,11 @@ def read_image(path):
     """
     data = path.read_bytes()
     try:
-        with Image.open(io.BytesIO(data)) as image:
-            return ImageOps.exif_transpose(image).convert("RGB")
+        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+            image = ImageOps.exif_transpose(image)
+            if image.mode.startswith("I;16"):  # convert would clip all above 255
+                image = image.point(lambda value: value / 256, "L")
+            return image.convert("RGB")
     except UnidentifiedImageError:
         raise ValueError("unreadable pixels: not an image") from None
     except Exception as error:  # Pillow's decoders raise many kinds on corrupt files

@@ -55,6 +55,8 @@ COLUMNS = {
     "utk": ["", "file", "age"],
 }
 SUFFIXES = (".jpg", ".jpeg", ".png")
+# Those of the training scripts; named, as Pillow would start another program for some others (EPS).
+FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", "PPM", "JPEG2000")
 PARTS = ("train", "valid", "test")
 
 
@@ -116,7 +118,7 @@ def inspect(path):
     """SHA-256 of the file and None, or None and why its pixels cannot be read."""
     try:
         data = path.read_bytes()
-        with Image.open(io.BytesIO(data)) as image:
+        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             image.convert("RGB")
     except UnidentifiedImageError:
         return None, "unreadable pixels: not an image"
