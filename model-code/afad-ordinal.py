@@ -169,18 +169,18 @@ def read_split(csv, image_path, gender):
     nan where unknown, image files, and facts for run.json. load_pixels adds the pixels."""
     try:
         content = csv.read_bytes()
-        # without index_col, rows longer than the header would shift by a column
-        table = pd.read_csv(io.BytesIO(content), dtype=str, keep_default_na=False, index_col=False)
+        table = pd.read_csv(io.BytesIO(content), dtype=str, keep_default_na=False)
     except OSError as error:
         refuse(f"{csv}: {error.strerror}; edit the paths in {__file__} or give them as options")
     except ValueError as error:
         refuse(f"{csv}: not a CSV file in UTF-8 ({str(error).splitlines()[0]})")
+    # where rows are longer than the header pandas makes row names of their first fields
+    if not len(table) or not isinstance(table.index, pd.RangeIndex):
+        refuse(f"{csv}: no rows below the header, or rows with more fields than it has")
     for column in (FILE_COLUMN, "age", GENDER_COLUMN if gender else "age"):
         if column not in table:
             refuse(f"{csv}: needs a column {column!r}, has {', '.join(table)} (see {__file__})")
     names, labels = table[FILE_COLUMN], pd.to_numeric(table["age"], errors="coerce")
-    if not len(table):
-        refuse(f"{csv}: no rows below the header")
     for row in np.flatnonzero(~(labels.between(0, NUM_CLASSES - 1) & (labels % 1 == 0))):
         must = f"a whole number from 0 to {NUM_CLASSES - 1}: the age in years minus {YOUNGEST_AGE}"
         refuse(f"{csv}: row {row + 1} ({names[row]}): age is {table['age'][row]!r}, must be {must}")

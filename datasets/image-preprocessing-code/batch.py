@@ -222,7 +222,11 @@ def run(parser, args, work, tasks, records, title):
 
 def finish(args, names, records):
     """List the rejected images in OUT/rejected.csv and print the counts."""
-    rejected = [(n, records[n]["rejected"]) for n in names if "rejected" in records.get(n, ())]
+    rejected = [
+        (name.replace("\r", "\\r"), records[name]["rejected"])  # csv does not quote it
+        for name in names
+        if "rejected" in records.get(name, ())
+    ]
     with written_whole(
         args.out / "rejected.csv", encoding="utf-8", errors="backslashreplace", newline=""
     ) as file:

@@ -105,6 +105,8 @@ def rejection(dataset, path):
         path.encode()
     except UnicodeEncodeError:
         return "unreadable name: not UTF-8, no CSV can hold it"
+    if "\r" in path:  # to_csv does not quote it
+        return "unreadable name: holds a carriage return"
     match = re.fullmatch(PATTERNS[dataset], path)
     if not match:
         return f"unreadable name: not {FORMS[dataset]}"
@@ -174,6 +176,8 @@ def with_metadata(table, metadata):
 def read_metadata(path):
     """The CSV as text, the two numbers of the key as integers; ValueError if columns lack."""
     table = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig")
+    if not isinstance(table.index, pd.RangeIndex):  # pandas makes row names of the first fields
+        raise ValueError("its rows have more fields than its header")
     if not {*MORPH2_KEY} <= {*table} or not {*MORPH2_EXTRA} & {*table}:
         needed = f"{' and '.join(MORPH2_KEY)}, and of {', '.join(MORPH2_EXTRA)} at least one"
         raise ValueError(f"needs the columns {needed}; it has {', '.join(table)}")
@@ -379,7 +383,7 @@ def main(argv=None):
         print(f"{seen:.1%} of the test images show a person who is in the training part")
 
     tables = part_tables(dataset, table, parts)
-    rejected = [(path, reasons[path]) for path in paths if path in reasons]
+    rejected = [(path.replace("\r", "\\r"), reasons[path]) for path in paths if path in reasons]
     lists = {"rejected": pd.DataFrame(rejected, columns=["file", "reason"])}
     if args.group_duplicates:
         lists["duplicates"] = twins
