@@ -189,7 +189,7 @@ def load_model(args):
                 refuse(f"{args.run}: holds no model.pt; finish the training: give it --resume")
     try:
         state = torch.load(weights, map_location="cpu", weights_only=True)
-        shapes = {key: tuple(tensor.shape) for key, tensor in state.items()}
+        shapes = {str(key): tuple(tensor.shape) for key, tensor in state.items()}
     except Exception as error:  # what a damaged file raises is not documented
         reason = " ".join(f"{type(error).__name__}: {error}".split())[:150]
         refuse(f"{weights}: not the state dict of a network ({reason})")
@@ -200,6 +200,8 @@ def load_model(args):
         if shapes.get(key) != due.get(key):
             found = f"{key!r} is {shapes.get(key, 'missing')}, not {due.get(key, 'expected')}"
             refuse(f"{weights}: does not fit {name}: {found}")
+        if not state[key].isfinite().all():
+            refuse(f"{weights}: {key!r} is not finite: that training had diverged")
     network.load_state_dict(state)
     device = torch.device("cuda", args.cuda) if args.cuda >= 0 else torch.device("cpu")
     network.eval().to(device)
@@ -325,6 +327,7 @@ def read_video(path, clip, bar):
         if not container.streams.video:
             raise ValueError("no pictures in it")
         stream = container.streams.video[0]
+        stream.codec_context.options = {"max_pixels": str(PIL.Image.MAX_IMAGE_PIXELS)}
         clip.rate = stream.average_rate or Fraction(30)
         bar.total += max(stream.frames - 1, 0)
         start, number, damaged = None, 0, 0
@@ -340,7 +343,9 @@ def read_video(path, clip, bar):
                 damaged += frame.is_corrupt
                 pixels = np.rot90(frame.to_ndarray(format="rgb24"), round(frame.rotation / 90))
                 yield seconds - start, np.ascontiguousarray(pixels)
-    if damaged or not number:
+    if not number:
+        raise ValueError("no picture in it can be decoded")
+    if damaged:
         raise ValueError(f"{damaged} damaged parts; {number} frames could be decoded")
 
 

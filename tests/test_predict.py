@@ -1,10 +1,19 @@
 """predict.py: a real photo, the real detector, videos made of it, and runs of the scripts."""
 
 import csv
+import hashlib
 import json
+import math
 import os
 import shutil
+import struct
+import subprocess
 import sys
+import time
+import tracemalloc
+import zlib
+from fractions import Fraction
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -13,7 +22,7 @@ import torch
 from conftest import ROOT, load
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import Image, ImageOps
 
 av = pytest.importorskip("av")
 dlib = pytest.importorskip("dlib")
@@ -28,8 +37,6 @@ FACE = ASTRONAUT.crop((96, 0, 352, 256))  # one detection
 PLACE = np.array([86, 76, 175, 166])  # left, top, right, bottom of the face in FACE
 SUIT = np.array([126, 335, 215, 425])  # of what else is found in ASTRONAUT
 GREY = (96, 96, 96)
-
-linux = pytest.mark.skipif(sys.platform != "linux", reason="reads the peak of memory in kB")
 
 
 @pytest.fixture(autouse=True)
@@ -336,3 +343,546 @@ def test_an_interval_by_hand():
     ):
         row = predict.estimate(torch.tensor(probas), None, model)
         assert row["at_end_of_range"] and predict.sentence(row, model) == sentence
+
+
+# ---- Videos
+
+
+def small(scale, mirrored=False):
+    face = ImageOps.mirror(FACE) if mirrored else FACE
+    return face.resize((round(256 * scale),) * 2, Image.Resampling.LANCZOS)
+
+
+def place(scale, left, top, mirrored=False):
+    """Where the face is if small() is pasted at (left, top)."""
+    x0, y0, x1, y1 = PLACE
+    if mirrored:
+        x0, x1 = 256 - x1, 256 - x0
+    return np.array([x0, y0, x1, y1]) * scale + [left, top, left, top]
+
+
+def save_video(path, pictures, codec="libx264", ticks=None, rate=30):
+    """Write PIL images, one every 1/rate s, or at the given multiples of it."""
+    with av.open(path, "w") as container:
+        stream = container.add_stream(codec, rate)
+        stream.width, stream.height = pictures[0].size
+        stream.pix_fmt, stream.bit_rate = "yuv420p", 1_500_000
+        stream.codec_context.time_base = Fraction(1, rate)
+        for number, picture in enumerate(pictures):
+            frame = av.VideoFrame.from_image(picture)
+            frame.pts, frame.time_base = (ticks or range(10**9))[number], Fraction(1, rate)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+
+
+def read_video(path):
+    """The times in seconds and the pixels of all frames of a video."""
+    with av.open(path) as container:
+        frames = list(container.decode(video=0))
+    return [frame.time for frame in frames], [frame.to_ndarray(format="rgb24") for frame in frames]
+
+
+def moving(count, scale=0.5, size=(200, 128), step=0.8):
+    """One person who moves to the right."""
+    pictures, face = [], small(scale)
+    for number in range(count):
+        picture = Image.new("RGB", size, GREY)
+        picture.paste(face, (round(number * step), 0))
+        pictures.append(picture)
+    return pictures
+
+
+def split(rows):
+    """The rows of frames and those of tracks."""
+    return [[row for row in rows if row["kind"] == kind] for kind in ("frame", "track")]
+
+
+def test_three_seconds(bare, tmp_path, capsys):
+    """90 frames of MPEG-4: the face at its place in every one, with the right times, in one track;
+    the copy has as many frames, at the same times, with the marks around the face."""
+    clip, out = tmp_path / "clip.mp4", tmp_path / "out"
+    save_video(clip, moving(90), "mpeg4")
+    assert call(*bare, clip, "--out", out) == 0
+    frames, tracks = split(table(out))
+    assert [int(row["frame"]) for row in frames] == list(range(90))
+    for number, row in enumerate(frames):
+        assert float(row["seconds"]) == pytest.approx(number / 30, abs=1e-4)
+        assert near(row, place(0.5, 0.8 * number, 0)), row
+        assert (row["face"], row["frames"], row["source"]) == ("1", str(number + 1), str(clip))
+    [track] = tracks
+    assert (track["face"], track["frame"], track["frames"]) == ("1", "0", "90")
+    assert (float(track["seconds"]), float(track["until_seconds"])) == (
+        0,
+        pytest.approx(89 / 30, abs=1e-4),
+    )
+    mean = sum(float(row["score"]) for row in frames) / 90
+    assert float(track["score"]) == pytest.approx(mean, abs=1e-4)
+    for column in ("age", "age_low", "age_high", "interval_probability", "gender_probability"):
+        assert track[column] == frames[-1][column]
+    shown = capsys.readouterr()
+    assert f"{clip}: track 1, 0.00-2.97 s: {track['age']} " in shown.out and shown.err == ""
+
+    times, copy = read_video(out / "clip.mp4")
+    assert len(copy) == 90 and copy[0].shape == (128, 200, 3)
+    assert times == pytest.approx([number / 30 for number in range(90)], abs=1e-4)
+    for number in (0, 45, 89):  # the border of the box is blue, the face is not
+        left, top, right, bottom = box_of(frames[number])
+        rows, blueness = slice(top + 6, bottom - 6), copy[number].astype(int) @ [-1, 0, 1]
+        assert blueness[rows, left : left + 2].mean() > 40
+        assert blueness[rows, left + 6 : right - 6].mean() < 10
+
+
+def test_two_people_keep_their_tracks(bare, tmp_path):
+    """They walk through each other, the smaller one, mirrored, behind the other and hidden by her.
+    3 s of H.264."""
+    clip, out = tmp_path / "clip.mp4", tmp_path / "out"
+    people = {  # scale, mirrored, left at the start, pixels to the right in a frame, top
+        "behind": (0.4, True, 208, -2.3, 18),
+        "before": (0.5, False, -10, 2, 0),
+    }
+    pictures, places = [], []
+    for number in range(90):
+        picture = Image.new("RGB", (300, 128), GREY)
+        places.append({})
+        for name, (scale, mirrored, left, step, top) in people.items():
+            left = round(left + step * number)
+            cut = tuple(round(scale * x) for x in (50, 40, 206, 230))  # not all of the background
+            picture.paste(small(scale, mirrored).crop(cut), (left + cut[0], top + cut[1]))
+            places[-1][name] = place(scale, left, top, mirrored)
+        pictures.append(picture)
+    save_video(clip, pictures)
+    assert call(*bare, clip, "--out", out) == 0
+    frames, tracks = split(table(out))
+    seen = {name: [] for name in people}
+    for row in frames:
+        [name] = [n for n, box in places[int(row["frame"])].items() if near(row, box)]
+        seen[name].append(row)
+    assert {name: {row["face"] for row in rows} for name, rows in seen.items()} == {
+        "before": {"1"},
+        "behind": {"2"},
+    }
+    numbers = {name: [int(row["frame"]) for row in rows] for name, rows in seen.items()}
+    assert numbers["before"] == list(range(90))
+    assert numbers["behind"][0] == 0 and numbers["behind"][-1] == 89
+    assert 60 < len(numbers["behind"]) < 80  # hidden for a while
+    rights = [box_of(seen[name][number])[2] for number in (0, -1) for name in people]
+    assert rights[0] > rights[1] + 90 and rights[2] < rights[3] - 90  # they have changed sides
+    assert [(row["face"], int(row["frames"])) for row in tracks] == [
+        ("1", 90),
+        ("2", len(numbers["behind"])),
+    ]
+    assert len(read_video(out / "clip.mp4")[0]) == 90
+
+
+def test_means_over_a_track(bare, tmp_path):
+    """What is said in a frame comes from the mean over the frames so far, so that it settles; with
+    --every 3 of every third frame, and the copy has them all."""
+    clip, out = tmp_path / "clip.mp4", tmp_path / "out"
+    save_video(clip, moving(12, step=3))
+    assert call(*bare, clip, "--every", 3, "--batch_size", 3, "--out", out) == 0
+    frames, [track] = split(table(out))
+    assert [row["frame"] for row in frames] == ["0", "3", "6", "9"]
+    script = load(CODE / "afad-coral.py")
+    network = script.ResNet34(gender=1).eval()
+    network.load_state_dict(torch.load(bare[1], weights_only=True))
+    sums, males, singles = 0, 0, set()
+    _, pixels = read_video(clip)
+    for count, row in enumerate(frames, 1):
+        face = slow_frame(pixels[int(row["frame"])], box_of(row), 1.0, 0.0)
+        face = script.resize(face.convert("RGB"), [34, 34]).crop((1, 1, 33, 33))
+        face = torch.from_numpy(np.array(face)).permute(2, 0, 1)[None] / 255
+        with torch.no_grad():
+            logits, gender = network(face)
+        sums, males = sums + logits.sigmoid()[0].double(), males + gender.sigmoid().item()
+        singles.add(round(gender.sigmoid().item(), 4))
+        label = int((sums / count > 0.5).sum())
+        first, last, held = slow_interval(slow_classes(sums / count, "coral"), label)
+        ages = [int(row[name]) - 15 for name in ("age", "age_low", "age_high")]
+        assert ages == [label, first, last]
+        assert float(row["interval_probability"]) == pytest.approx(held, abs=2e-4)
+        male = males / count
+        assert float(row["gender_probability"]) == pytest.approx(max(male, 1 - male), abs=2e-4)
+    assert len(singles) > 1  # else any of them would be the mean
+    assert (track["frames"], track["gender_probability"]) == ("4", frames[-1]["gender_probability"])
+    assert len(read_video(out / "clip.mp4")[0]) == 12
+
+
+def test_times_of_uneven_frames(bare, tmp_path):
+    """A video that begins at 10 s, with frames of different length: the times are those from its
+    first frame, in the copy as well."""
+    clip, out = tmp_path / "clip.mkv", tmp_path / "out"
+    ticks = [300, 301, 302, 305, 309, 310]
+    save_video(clip, moving(6), "mpeg4", ticks)
+    assert call(*bare, clip, "--crops", "--out", out) == 0
+    frames, [track] = split(table(out))
+    due = [(tick - 300) / 30 for tick in ticks]
+    assert [float(row["seconds"]) for row in frames] == pytest.approx(due, abs=1.1e-3)  # whole ms
+    assert track["frames"] == "6" and track["face"] == "1"
+    assert read_video(out / "clip.mp4")[0] == pytest.approx(due, abs=1.1e-3)
+
+
+def test_a_video_from_a_telephone_held_upright(bare, tmp_path):
+    """Its pictures lie on their side, and the file says that a player is to turn them clockwise."""
+    clip, out = tmp_path / "clip.mp4", tmp_path / "out"
+    turned = [picture.transpose(Image.Transpose.ROTATE_90) for picture in moving(3)]
+    save_video(clip, turned, "mpeg4")
+    content = clip.read_bytes()
+    numbers = struct.Struct(">9i")
+    plain = numbers.pack(1 << 16, 0, 0, 0, 1 << 16, 0, 0, 0, 1 << 30)
+    matrix = numbers.pack(0, 1 << 16, 0, -1 << 16, 0, 0, 128 << 16, 0, 1 << 30)
+    header = content.index(b"tkhd")
+    begin = content.index(plain, header)
+    clip.write_bytes(content[:begin] + matrix + content[begin + len(matrix) :])
+    assert call(*bare, clip, "--out", out) == 0
+    frames, _ = split(table(out))
+    assert len(frames) == 3
+    assert all(near(row, place(0.5, 0.8 * number, 0)) for number, row in enumerate(frames))
+    assert read_video(out / "clip.mp4")[1][0].shape == (128, 200, 3)
+
+
+def long_clip(path, count):
+    """One face that hardly moves."""
+    save_video(path, moving(count, 0.95, (200, 200), 0.01), "mpeg4")
+
+
+def test_memory_does_not_grow_with_the_length(bare, tmp_path):
+    """The pixels and all else that Python and numpy hold at most, for 40 and 120 frames; what the
+    libraries hold besides is in the next test."""
+    peaks = []
+    for count in (5, 40, 120):  # the first warms up
+        long_clip(tmp_path / "clip.mp4", count)
+        tracemalloc.start()
+        try:
+            assert (
+                call(*bare, tmp_path / "clip.mp4", "--crops", "--out", tmp_path / f"{count}") == 0
+            )
+            peaks.append(tracemalloc.get_traced_memory()[1])
+        finally:
+            tracemalloc.stop()
+        assert len(table(tmp_path / f"{count}")) == count + 1
+    assert peaks[2] < 1.1 * peaks[1]
+    assert peaks[1] > 16 * 200 * 200 * 3  # the frames of a batch are counted
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
+def test_memory_of_the_process(bare, tmp_path):
+    """3,000 frames, with the detector, need no more than 300 do; their pixels are 324 MB more."""
+    peaks = []
+    for count in (300, 3000):
+        long_clip(tmp_path / "clip.mp4", count)
+        words = [*bare, tmp_path / "clip.mp4", "--upsample", 0, "--out", tmp_path / f"{count}"]
+        process = subprocess.Popen(list(map(str, [sys.executable, PREDICT, *words])))
+        peaks.append(0)
+        while process.poll() is None:  # without the pages of files, which come and go
+            status = Path(f"/proc/{process.pid}/status").read_text().split()
+            if "RssAnon:" in status:
+                peaks[-1] = max(peaks[-1], int(status[status.index("RssAnon:") + 1]))
+            time.sleep(0.02)
+        assert process.returncode == 0
+        frames, tracks = split(table(tmp_path / f"{count}"))
+        assert len(frames) == count and len(tracks) == 1
+        assert len(read_video(tmp_path / f"{count}" / "clip.mp4")[0]) == count
+    print("kB:", peaks)
+    assert peaks[1] < 1.1 * peaks[0]
+
+
+# ---- Bad input
+
+
+def png_header(width, height):
+    """A PNG that promises so many pixels."""
+    body = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    parts = struct.pack(">I", 13) + body + struct.pack(">I", zlib.crc32(body)) + bytes(4) + b"IDAT"
+    return b"\x89PNG\r\n\x1a\n" + parts + bytes(99)
+
+
+def test_bad_files_among_good_ones(bare, tmp_path, capsys):
+    """Each is reported in a line that says why; the good ones, before and after them, are done."""
+    folder, out = tmp_path / "in", tmp_path / "out"
+    (folder / "deeper").mkdir(parents=True)
+    good = ["a.jpg", "deeper/b.mp4", "z.png"]
+    small(0.5).save(folder / "a.jpg")
+    small(0.5).save(folder / "z.png")
+    save_video(folder / "deeper" / "b.mp4", moving(3))
+    photo, film = (folder / "a.jpg").read_bytes(), (folder / "deeper" / "b.mp4").read_bytes()
+    bad = {
+        "bomb.png": (png_header(60_000, 60_000), "exceeds limit"),
+        "empty.jpg": (b"", "nvalid data"),
+        "half.jpg": (photo[: len(photo) // 2], "truncated"),
+        "half.mp4": (film[: len(film) // 2], "nvalid data"),
+        "large.png": (png_header(10_000, 10_000), "exceeds limit"),  # but not by twice
+        "letter.jpg": (b"Dear reader,\n" * 50, "no picture in it can be decoded"),
+        "noise.mp4": (np.random.default_rng(1).bytes(5000), "nvalid data"),
+    }
+    for name, (content, _) in bad.items():
+        (folder / name).write_bytes(content)
+    assert call(*bare, folder, "--out", out) == 1
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == len(bad)
+    told = json.loads((out / "predictions.json").read_text())["failures"]
+    for line, failure, (name, (_, reason)) in zip(lines, told, bad.items(), strict=True):
+        assert line.startswith(f"predict.py: error: {folder / name}: ") and reason in line
+        assert line == f"predict.py: error: {failure['source']}: {failure['reason']}"
+    rows = table(out)
+    sources = [str(folder / name) for name in good]
+    assert sorted({row["source"] for row in rows}) == sorted(sources)
+    assert [row["kind"] for row in rows] == ["image", "frame", "frame", "frame", "track", "image"]
+    made = ["a.jpg", "b.mp4", "predictions.csv", "predictions.json", "z.jpg"]
+    assert sorted(os.listdir(out)) == made
+
+
+@pytest.mark.parametrize("codec", ["libx264", "mpeg4"])
+def test_a_video_whose_middle_is_damaged(codec, bare, tmp_path, capsys):
+    """The frames before and after are done, in one track, at their times, and the next file too."""
+    clip, out = tmp_path / "clip.mp4", tmp_path / "out"
+    save_video(clip, moving(40), codec)
+    content = bytearray(clip.read_bytes())
+    middle = len(content) // 2
+    content[middle : middle + 2000] = np.random.default_rng(1).bytes(2000)
+    clip.write_bytes(content)
+    small(0.5).save(tmp_path / "next.png")
+    assert call(*bare, clip, tmp_path / "next.png", "--out", out) == 1
+    [line] = capsys.readouterr().err.splitlines()
+    frames, [track] = split(table(out))
+    numbers = [int(row["frame"]) for row in frames]
+    decoded = len(read_video(out / "clip.mp4")[0])
+    assert line.startswith(f"predict.py: error: {clip}: ")
+    assert line.endswith(f" damaged parts; {decoded} frames could be decoded")
+    assert 30 < decoded <= 40 and ": 0 damaged" not in line
+    assert numbers[0] == 0 and numbers[-1] == decoded - 1 and len(numbers) > 25
+    assert float(frames[-1]["seconds"]) == pytest.approx(39 / 30, abs=1e-4)
+    assert near(frames[-1], place(0.5, 0.8 * 39, 0)) and track["face"] == "1"
+    assert table(out)[-1]["source"] == str(tmp_path / "next.png")
+
+
+def test_a_video_of_huge_pictures(bare, tmp_path, capsys, monkeypatch):
+    """Refused before they are decoded, from as many pixels on as images are; here from few."""
+    clip, out = tmp_path / "clip.mp4", tmp_path / "out"
+    save_video(clip, moving(3))
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 200 * 128 - 1)
+    assert call(*bare, clip, "--out", out) == 1
+    assert f"predict.py: error: {clip}: " in capsys.readouterr().err and table(out) == []
+
+
+@pytest.mark.parametrize(
+    "name, text",
+    [
+        ("list.mp4", "ffconcat version 1.0\nfile {clip}\n"),
+        ("list.mp4", "#EXTM3U\n#EXT-X-TARGETDURATION:9\n#EXTINF:9,\n{clip}\n#EXT-X-ENDLIST\n"),
+        ("list.jpg", "ffconcat version 1.0\nfile {clip}\n"),
+    ],
+)
+def test_a_playlist_opens_no_other_file(name, text, bare, tmp_path, capsys):
+    (tmp_path / "other").mkdir()
+    save_video(tmp_path / "other" / "clip.mp4", moving(3))
+    (tmp_path / name).write_text(text.format(clip="other/clip.mp4"))
+    out = tmp_path / "out"
+    assert call(*bare, tmp_path / name, "--out", out) == 1
+    [line] = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"predict.py: error: {tmp_path / name}: ") and table(out) == []
+
+
+@pytest.mark.parametrize(
+    "words, message",
+    [
+        (["https://example.org/a.jpg"], "https://example.org/a.jpg: is a URL; download the file"),
+        (["file:///etc/passwd"], "is a URL"),
+        (["{here}/empty"], "{here}/empty: no image or video in this folder"),
+        (["{here}/missing.jpg"], "{here}/missing.jpg: no such file or folder"),
+        (["{here}/face.png", "--out={here}/full"], "--out {here}/full: holds files already"),
+        (["{here}/face.png", "--out={here}/face.png"], "--out {here}/face.png: is a file"),
+        (["{here}/full/old.png", "--out={here}/full", "--overwrite"], "lies in --out"),
+        (["{here}/face.png", "--every=0"], "--every 0: must be from 1 to 1000000000"),
+        (["{here}/face.png", "--min_score=nan"], "--min_score nan: must be from -10 to 10"),
+        (["{here}/face.png", "--cuda=7"], "--cuda 7: this machine has "),
+        (["{here}/face.png", "--script=cells.py"], "argument --script: invalid choice: 'cells.py'"),
+        (["{here}/face.png", "--speed=1"], "unrecognized arguments: --speed=1"),
+        (["{here}/face.png", "--weights={here}/none.pt"], "{here}/none.pt: not the state dict"),
+        (["{here}/face.png", "--weights={here}/face.png"], "face.png: not the state dict of a net"),
+        (["{here}/face.png", "--weights={here}/list.pt"], "list.pt: not the state dict of a net"),
+        (["{here}/face.png", "--weights={here}/numbers.pt"], "numbers.pt: does not fit afad-cor"),
+        (["{here}/face.png", "--weights={here}/nan.pt"], "nan.pt: 'linear_1_bias' is not finite"),
+        (["{here}/face.png", "--weights={here}/code.pt"], "code.pt: not the state dict of a netw"),
+        (["{here}/face.png", "--weights={here}/old.pt"], "old.pt: not the state dict of a networ"),
+        (["{here}/face.png", "--script=utk-coral.py"], "does not fit utk-coral.py: 'linear_1_bia"),
+        (["{here}/face.png", "--script=afad-ce.py"], "does not fit afad-ce.py: 'fc.weight' is (1"),
+    ],
+)
+def test_refusals(words, message, bare, tmp_path, capsys):
+    """One line, exit code 2, and nothing is written; no code in a weights file is run."""
+    (tmp_path / "empty" / "deeper").mkdir(parents=True)
+    (tmp_path / "empty" / "deeper" / "notes.txt").write_text("nothing")
+    (tmp_path / "full").mkdir()
+    for path in (tmp_path / "face.png", tmp_path / "full" / "old.png"):
+        small(0.5).save(path)
+    torch.save([1, 2], tmp_path / "list.pt")
+    torch.save({1: torch.zeros(3)}, tmp_path / "numbers.pt")
+    state = torch.load(bare[1], weights_only=True)
+    state["linear_1_bias"][3] = math.nan
+    if any("nan.pt" in word for word in words):
+        torch.save(state, tmp_path / "nan.pt")
+    torch.save({"conv1.weight": Code(tmp_path / "made")}, tmp_path / "code.pt")
+    torch.save(Code(tmp_path / "made"), tmp_path / "old.pt", _use_new_zipfile_serialization=False)
+    before = contents(tmp_path)
+    words = [word.format(here=tmp_path) for word in words]
+    assert call(*bare, f"--out={tmp_path / 'out'}", *words) == 2
+    shown = capsys.readouterr()
+    assert shown.err.startswith("predict.py: error: ") and shown.err.count("\n") == 1
+    assert message.format(here=tmp_path) in shown.err
+    assert contents(tmp_path) == before and shown.out == ""
+
+
+class Code:
+    """Unpickled, it would make a folder."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.path),)
+
+
+def contents(folder):
+    return {path: path.is_file() and path.read_bytes() for path in folder.rglob("*")}
+
+
+@pytest.fixture
+def run(bare, tmp_path):
+    """A run folder with the weights of ``bare``, without training."""
+    folder = tmp_path / "run"
+    folder.mkdir()
+    (folder / "model.pt").symlink_to(bare[1])
+    digest = hashlib.sha256((CODE / "afad-coral.py").read_bytes()).hexdigest()
+    facts = {"script": "afad-coral.py", "script_sha256": digest, "settings": {"image_size": 32}}
+    (folder / "run.json").write_text(json.dumps(facts))
+    small(0.5).save(tmp_path / "face.png")
+    return folder
+
+
+def change(run, **facts):
+    (run / "run.json").write_text(json.dumps(json.loads((run / "run.json").read_text()) | facts))
+
+
+def test_a_changed_script_is_warned_of(run, bare, tmp_path, capsys):
+    """It answers all the same, and as the bare weights do."""
+    words = [tmp_path / "face.png", "--no_draw", "--out"]
+    assert call(run, *words, tmp_path / "same") == 0
+    assert capsys.readouterr().err == ""
+    change(run, script_sha256="0" * 64)
+    assert call(run, *words, tmp_path / "changed") == 0
+    warning = "predict.py: warning: afad-coral.py has changed since this run\n"
+    assert capsys.readouterr().err == warning
+    assert call(*bare, *words, tmp_path / "bare") == 0
+    rows = [table(tmp_path / name) for name in ("same", "changed", "bare")]
+    assert rows[0] == rows[1] == rows[2] != []
+
+
+def test_the_best_epoch_is_taken(run, bare, tmp_path, capsys):
+    """best_model.pt, where the run had a validation; its biases say 15 of everybody."""
+    state = torch.load(bare[1], weights_only=True)
+    state["linear_1_bias"] -= 99
+    torch.save(state, run / "best_model.pt")
+    assert call(run, tmp_path / "face.png", "--out", tmp_path / "out") == 0
+    [row] = table(tmp_path / "out")
+    assert (row["age"], row["age_high"], row["at_end_of_range"]) == ("15", "15", "True")
+    assert "face 1: 15 or younger (15-15), " in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "{here}/evil.py",
+        "../../evil.py",
+        "evil.py",
+        "predict.py",
+        "cells.py",
+        "afad-coral",
+        None,
+        [],
+    ],
+)
+def test_no_other_script_is_run(name, run, tmp_path, capsys, monkeypatch):
+    """Whatever run.json names: by absolute path, from the working folder, beside predict.py."""
+    (tmp_path / "evil.py").write_text(f"import os\nos.mkdir({str(tmp_path / 'made')!r})\n")
+    (tmp_path / "code").mkdir()
+    shutil.copy(PREDICT, tmp_path / "code")
+    shutil.copy(tmp_path / "evil.py", tmp_path / "code")
+    monkeypatch.chdir(tmp_path)
+    name = name.format(here=tmp_path) if isinstance(name, str) else name
+    change(run, script=name, script_sha256=hashlib.sha256(b"").hexdigest())
+    before = contents(tmp_path)
+    for module in (predict, load(tmp_path / "code" / "predict.py")):
+        with pytest.raises(SystemExit) as stop:
+            module.main([str(run), str(tmp_path / "face.png"), "--out", str(tmp_path / "out")])
+        err = capsys.readouterr().err
+        assert stop.value.code == 2 and err.count("\n") == 1
+        assert f"{run / 'run.json'}: its script, {name!r}, is none of the twelve" in err
+    assert contents(tmp_path) == before
+
+
+@pytest.mark.parametrize(
+    "spoil, message",
+    [
+        (lambda run: (run / "model.pt").unlink(), "holds no model.pt; finish the training"),
+        (lambda run: (run / "run.json").unlink(), "no run.json, or not one of a run"),
+        (lambda run: (run / "run.json").write_text("{"), "no run.json, or not one of a run"),
+        (lambda run: (run / "run.json").write_text("[]"), "no run.json, or not one of a run"),
+        (lambda run: change(run, settings=None), "no run.json, or not one of a run"),
+        (lambda run: change(run, settings={"image_size": 10**9}), "its image_size, 1000000000, is"),
+        (lambda run: change(run, settings={"image_size": "a"}), "its image_size, 'a', is"),
+        (lambda run: change(run, script="utk-coral.py"), "does not fit utk-coral.py: 'linear_1"),
+    ],
+)
+def test_bad_run_folders(spoil, message, run, tmp_path, capsys):
+    spoil(run)
+    assert call(run, tmp_path / "face.png", "--out", tmp_path / "out") == 2
+    errors = [line for line in capsys.readouterr().err.splitlines() if "warning" not in line]
+    assert len(errors) == 1 and message in errors[0] and str(run) in errors[0]
+    assert not (tmp_path / "out").exists()
+
+
+def test_overwrite(bare, tmp_path, capsys):
+    """Only on demand, and then the new results are as in a new folder."""
+    words = [*bare, tmp_path / "face.png", "--out"]
+    small(0.5).save(tmp_path / "face.png")
+    for name in ("out", "other"):
+        assert call(*words, tmp_path / name) == 0
+    due = contents(tmp_path / "other")
+    (tmp_path / "out" / "predictions.csv").write_text("mine")
+    assert call(*words, tmp_path / "out") == 2
+    assert (tmp_path / "out" / "predictions.csv").read_text() == "mine"
+    assert call(*words, tmp_path / "out", "--overwrite") == 0
+    assert list(contents(tmp_path / "out").values()) == list(due.values())
+
+
+def test_inputs_of_one_name(bare, tmp_path):
+    """Their copies are numbered; hidden files and the results of before are no inputs."""
+    for name in ("a/face.png", "b/face.png", "b/.face.png", "out/face.jpg"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        small(0.5).save(tmp_path / name)
+    words = [*bare, tmp_path, "--crops", "--out", tmp_path / "out", "--overwrite"]
+    assert call(*words) == 0
+    assert [row["source"] for row in table(tmp_path / "out")] == [
+        str(tmp_path / "a" / "face.png"),
+        str(tmp_path / "b" / "face.png"),
+    ]
+    names = ["face-2.jpg", "face.jpg", "predictions.csv", "predictions.json"]
+    assert sorted(os.listdir(tmp_path / "out")) == names
+
+
+def test_missing_extras(bare, tmp_path, capsys, monkeypatch):
+    """Without dlib crops are still done, without PyAV images."""
+    small(0.5).save(tmp_path / "face.png")
+    save_video(tmp_path / "film.mp4", moving(2))
+    monkeypatch.setitem(sys.modules, "dlib", None)
+    monkeypatch.setitem(sys.modules, "av", None)
+    assert call(*bare, tmp_path / "face.png", "--out", tmp_path / "out") == 2
+    remedy = "pip install -r requirements-extras.txt"
+    due = f"predict.py: error: dlib is not installed: {remedy}, or give --crops\n"
+    assert capsys.readouterr().err == due and not (tmp_path / "out").exists()
+    words = [tmp_path / "film.mp4", tmp_path / "face.png", "--crops", "--out", tmp_path / "out"]
+    assert call(*bare, *words) == 1
+    assert [row["source"] for row in table(tmp_path / "out")] == [str(tmp_path / "face.png")]
+    [line] = capsys.readouterr().err.splitlines()
+    assert line.endswith(f"film.mp4: neither an image, nor PyAV there: {remedy}")
