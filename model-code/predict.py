@@ -314,6 +314,8 @@ def read_image(path):
     with warnings.catch_warnings():
         warnings.simplefilter("error", PIL.Image.DecompressionBombWarning)
         with PIL.Image.open(path, formats=FORMATS) as image:
+            if image.mode.startswith("I;16"):  # convert would clip all above 255
+                image = image.point(lambda value: value / 256, "L")
             return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
 
 

@@ -162,6 +162,21 @@ def test_what_is_no_face_falls_to_the_default_score(bare, tmp_path, capsys):
     assert sorted(os.listdir(tmp_path / "low")) == ["predictions.csv", "predictions.json"]
 
 
+def test_grey_pictures(bare, tmp_path):
+    """Of 8 and of 16 bits, the latter as the scripts read them: the same face."""
+    grey = np.asarray(FACE.convert("L"))
+    Image.fromarray(grey).save(tmp_path / "8.png")
+    Image.fromarray(grey.astype(np.uint16) * 256).save(tmp_path / "16.png")
+    with Image.open(tmp_path / "16.png") as image:
+        assert image.mode == "I;16"
+        expected = load(CODE / "afad-coral.py").prepare_image(image, 32)
+    pixels = Image.fromarray(predict.read_image(tmp_path / "16.png"))
+    assert np.array_equal(load(CODE / "afad-coral.py").prepare_image(pixels, 32), expected)
+    assert call(*bare, tmp_path, "--out", tmp_path / "out") == 0
+    rows = [{**row, "source": ""} for row in table(tmp_path / "out")]
+    assert len(rows) == 2 and rows[0] == rows[1] and near(rows[0], PLACE)
+
+
 def slow_frame(pixels, box, scale, down):
     """The square around a box, pixel by pixel."""
     left, top, right, bottom = box
