@@ -15,7 +15,6 @@ import io
 import json
 import math
 import os
-import platform
 import shlex
 import signal
 import sys
@@ -505,7 +504,7 @@ def score(split, probas, male):
 
 
 # %% Run folder [all]
-RUN_FILES = "run.json training.log history.csv checkpoint.pt model.pt test_predictions.csv "
+RUN_FILES = "checkpoint.pt run.json training.log history.csv model.pt test_predictions.csv "
 RUN_FILES += "test_probas.npy best_model.pt best_test_predictions.csv best_test_probas.npy"
 
 
@@ -573,7 +572,7 @@ def describe(args, splits, device):
     run |= {"dataset": DATASET, "loss": LOSS, "gender": args.gender, "seed": args.seed}
     run |= {"num_classes": NUM_CLASSES, "youngest_age": YOUNGEST_AGE, "device": str(device)}
     run["settings"] = {k: str(v) if isinstance(v, Path) else v for k, v in vars(args).items()}
-    run["versions"] = {"python": platform.python_version(), **versions}
+    run["versions"] = {"python": sys.version.split()[0], **versions}
     run["data"] = {name: split.facts for name, split in splits.items()}
     return run | {"processes": PROCESSES, "status": "running", "minutes": 0.0, "metrics": {}}
 
@@ -839,10 +838,11 @@ def run(args, before, checkpoint, stop):
 
     write_run = functools.partial(write_file, args.outpath / "run.json")
     if not checkpoint:
-        for name in RUN_FILES.split():
-            if RANK == 0:
+        for name in RUN_FILES.split():  # in this order, so that a kill leaves what --resume takes
+            if name == "run.json":
+                write_run(lambda file: file.write(json.dumps(now, indent=1).encode()))
+            elif RANK == 0:
                 (args.outpath / name).unlink(missing_ok=True)
-        write_run(lambda file: file.write(json.dumps(now, indent=1).encode()))
         columns = "epoch,cost,seconds,wait_seconds,images_per_second,valid_mae,valid_rmse"
         append_line(args.outpath / "history.csv", columns)
         log(args, f"PyTorch Version: {torch.__version__}")
@@ -869,8 +869,6 @@ def run(args, before, checkpoint, stop):
         log(args, line)
     now["status"] = "finished"
     write_run(lambda file: file.write(json.dumps(now, indent=1).encode()))
-    if RANK == 0:
-        (args.outpath / "checkpoint.pt").unlink(missing_ok=True)
 
 
 def main(argv=None):
@@ -895,6 +893,8 @@ def main(argv=None):
             run(args, before, checkpoint, stop)
         elif RANK == 0:
             print(f"{args.outpath} holds this run, finished: nothing to do")
+        if RANK == 0:
+            (args.outpath / "checkpoint.pt").unlink(missing_ok=True)
     except OSError as error:
         refuse(f"{error.filename or args.outpath}: {error.strerror or error}", 1)
     except RuntimeError as error:
