@@ -2,17 +2,23 @@
 
     python tests/benchmark.py                            some ten minutes on two cores
     python tests/benchmark.py --count 96 --batch_size 16     a trial
+    python tests/benchmark.py --predict                      predict.py instead, some minutes
 
 Draws 2,000 JPEGs of 200x200 pixels and measures on them, in five alternating rounds of which the
 medians are printed (with the lowest and highest in brackets): the input, the training step at
 120x120 pixels, and this machine's matrix multiplication; then one epoch of the script and one of
 the plain loop, each in a process of its own. The plain loop decodes, resizes and crops every image
 in every epoch, in 4 worker processes. Needs Linux and an otherwise idle machine.
+
+--predict measures predict.py on such JPEGs as crops and on 30 frames of 640x360 pixels with
+a real face, H.264, with the network's input of 120x120 pixels, and tells where the time goes.
 """
 
 import argparse
+import collections
 import contextlib
 import csv
+import functools
 import io
 import statistics
 import subprocess
@@ -187,10 +193,93 @@ def whole_epochs(folder, options, batch_size):
     print(f"\nWaiting for data: {waited / seconds:.2%} of this script's epoch")
 
 
+def clocked(function, part, seconds):
+    """``function``, which adds the time it takes to ``seconds[part]``."""
+
+    def call(*args):
+        began = time.perf_counter()
+        try:
+            return function(*args)
+        finally:
+            seconds[part] += time.perf_counter() - began
+
+    return call
+
+
+def clocked_items(generator, part, seconds):
+    """The same for a generator function, without the time between its items."""
+    step = clocked(next, part, seconds)
+
+    def call(*args):
+        items = generator(*args)
+        with contextlib.suppress(StopIteration):
+            while True:
+                yield step(items)
+
+    return call
+
+
+def draw_video(path, frames):
+    """The photo of an astronaut, who moves to the right."""
+    import av
+    from skimage import data
+
+    photo = PIL.Image.fromarray(data.astronaut())
+    with av.open(path, "w") as container:
+        stream = container.add_stream("libx264", 30)
+        stream.width, stream.height, stream.pix_fmt = 640, 360, "yuv420p"
+        for number in range(frames):
+            picture = PIL.Image.new("RGB", (640, 360))
+            picture.paste(photo, (2 * number, 0))
+            container.mux(stream.encode(av.VideoFrame.from_image(picture)))
+        container.mux(stream.encode())
+
+
+def prediction(folder, frames):
+    """Faces and frames per second of predict.py, and the shares of its time."""
+    predict, seconds = load(ROOT / "model-code" / "predict.py"), collections.Counter()
+    torch.save(load(SCRIPT).ResNet34().state_dict(), folder / "model.pt")
+    parts = {"decode": "read_image", "detect": "find_faces", "cut and resize": "frame_face prepare"}
+    parts |= {"network": "infer", "mark": "mark", "encode": "open_copy encode"}
+    for part, names in parts.items():
+        for name in names.split():
+            setattr(predict, name, clocked(getattr(predict, name), part, seconds))
+    predict.read_video = clocked_items(predict.read_video, "decode", seconds)
+    draw_video(folder / "clip.mp4", frames)
+    network = [f"--weights={folder / 'model.pt'}", f"--script={SCRIPT.name}"]
+    crops = len(list((folder / "images").rglob("*.jpg")))
+    kinds = {
+        f"{crops} crops of 200x200": (crops, [folder / "images", "--crops", "--no_draw"]),
+        f"{frames} frames of 640x360, one face": (frames, [folder / "clip.mp4"]),
+    }
+    shares = {name: [] for name in kinds}
+
+    def once(name):
+        count, words = kinds[name]
+        seconds.clear()
+        began = time.perf_counter()
+        with contextlib.redirect_stdout(io.StringIO()):
+            code = predict.main([*network, *map(str, words), f"--out={folder}/out", "--overwrite"])
+        assert code == 0
+        seconds["loading and the rest"] = time.perf_counter() - began - sum(seconds.values())
+        total = sum(seconds.values())
+        shares[name].append({part: spent / total for part, spent in seconds.items()})
+        # the network's weights are read once, whatever the number of pictures
+        return count / (total - seconds["loading and the rest"])
+
+    rates = rounds({name: functools.partial(once, name) for name in kinds})
+    for (name, values), unit in zip(rates.items(), ("faces/s", "frames/s"), strict=True):
+        show("predict.py, without loading the network", {name: values}, unit)
+        for part in shares[name][0]:
+            share = statistics.median(share[part] for share in shares[name])
+            print(f"    {part:44s}{share:12.1%} of the time")
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--count", type=int, default=2000, help="images")
     parser.add_argument("--batch_size", type=int, default=64)
+    parser.add_argument("--predict", action="store_true", help="measure predict.py instead")
     parser.add_argument("--plain", type=Path, help=argparse.SUPPRESS)  # a child process
     given = parser.parse_args()
     module = load(SCRIPT)
@@ -201,9 +290,13 @@ def main():
         return
     with tempfile.TemporaryDirectory() as name:
         draw = ROOT / "datasets" / "sample" / "draw-faces.py"
-        words = ["--datasets", "utk", "--count", given.count, "--out", name]
+        count = min(given.count, 256) if given.predict else given.count
+        words = ["--datasets", "utk", "--count", count, "--out", name]
         subprocess.run([sys.executable, *map(str, [draw, *words])], check=True)
         folder = Path(name) / "utk"
+        if given.predict:
+            print(f"torch {torch.__version__}, {torch.get_num_threads()} threads")
+            return prediction(folder, 30)
         options = [f"--{kind}_csv={folder / kind}.csv" for kind in ("train", "test")]
         options += [f"--image_path={folder / 'images'}", f"--batch_size={given.batch_size}"]
         args = module.parse_settings([*options, f"--outpath={folder}"])
