@@ -10,6 +10,9 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 SCRIPTS = sorted((ROOT / "model-code").glob("*-*.py"))  # the twelve training scripts
 
+# the tests run side by side (pyproject.toml), each on one core, and what they start as well
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 # a shell that starts the tests in the background has SIGINT ignored, in all they start as well
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
