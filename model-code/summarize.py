@@ -623,7 +623,7 @@ def write_report(comparisons, notes, out):
         for name, table in TABLES.items()
     }
     for name, table in tables.items():
-        write(out / f"{name}.csv", table.to_csv(index=False).encode())
+        write(out / f"{name}.csv", encoded(table.to_csv(index=False)))
 
     firsts = [next(iter(groups.values()))[0] for groups in comparisons]
     tables["results"]["settings"] = [
@@ -650,10 +650,10 @@ def write_report(comparisons, notes, out):
                 page.append(f"<figcaption>{plot.__doc__}</figcaption></figure>")
     texts = [f"{to_markdown(tables[name])}\n{NOTES[name]}" for name in tables]
     texts += [html.escape(note) for note in notes]
-    write(out / "results.md", "\n\n".join([*texts, ""]).encode())
+    write(out / "results.md", encoded("\n\n".join([*texts, ""])))
     head = f"<meta charset='utf-8'>{GENERATOR}<title>Results</title><style>{STYLE}</style>"
     page = ["<!doctype html>", f"<html lang='en'><head>{head}</head><body>", *page]
-    write(out / "index.html", "\n".join([*page, "</body></html>\n"]).encode())
+    write(out / "index.html", encoded("\n".join([*page, "</body></html>\n"])))
 
 
 def paragraphs(*texts):
@@ -679,6 +679,11 @@ def to_markdown(table):
     rows = [table.columns, ["---"] * len(table.columns), *table.to_numpy()]
     cells = [[html.escape(cell).replace("|", "\\|") for cell in row] for row in rows]
     return "".join(f"| {' | '.join(row)} |\n" for row in cells)
+
+
+def encoded(text):
+    """UTF-8, also of a folder's name that is none."""
+    return text.encode(errors="backslashreplace")
 
 
 def write(path, content):
@@ -745,4 +750,5 @@ def main(argv=None):
 
 
 if __name__ == "__main__":
+    sys.stdout.reconfigure(errors="backslashreplace")  # not every terminal has all characters
     main()

@@ -53,12 +53,12 @@ def argument_parser(description):
 
 
 @contextmanager
-def one_line_errors(parser):
+def one_line_errors(parser, out):
     """Ends the script with one line where a disk fails or the user interrupts it."""
     try:
         yield
     except OSError as problem:
-        parser.error(f"{problem.filename}: {problem.strerror or problem}")
+        parser.error(f"{problem.filename or out}: {problem.strerror or problem}")
     except KeyboardInterrupt:
         print(f"{parser.prog}: interrupted; the same command goes on", file=sys.stderr)
         sys.exit(130)
@@ -114,18 +114,23 @@ def result_name(name):
 def read_records(journal):
     """Settings and ``{file: record}`` of progress.jsonl, whose last line a kill can cut short.
 
-    Raises ValueError, KeyError or TypeError if it is something else.
+    Raises an exception if it is something else.
     """
     settings, records = None, {}
     for line in journal.read_text(encoding="ascii").splitlines():
         try:
             record = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             break
         if settings is None:
             settings = record
-        else:
-            records[record["file"]] = record
+            continue
+        for points in record.get("landmarks"), record.get("resized"):
+            if points and not (len(points) == 136 and {*map(type, points)} <= {int, float}):
+                raise ValueError("no landmarks")
+        if not isinstance(record.get("rejected", ""), str):
+            raise ValueError("no reason")
+        records[record["file"]] = record
     if settings is None:
         raise ValueError("no settings")
     return settings, records
@@ -162,7 +167,9 @@ def start(parser, args, settings, packages):
     if journal.exists():
         try:
             before, records = read_records(journal)
-        except (ValueError, KeyError, TypeError):
+        except OSError:
+            raise
+        except Exception:  # any, as it may hold anything
             parser.error(f"{journal}: not written by this script; choose another --out")
     elif any(not path.name.startswith(".") for path in args.out.iterdir()):
         parser.error(f"--out {args.out}: holds files that this script did not write")

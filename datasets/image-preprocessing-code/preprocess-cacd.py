@@ -8,6 +8,7 @@ the script does only what is missing.
 """
 
 import functools
+import sys
 
 import batch
 import numpy as np
@@ -87,7 +88,7 @@ def main(argv=None):
         "image out (left, top) or clipping the crop (right, bottom)",
     )
     args = parser.parse_args(argv)
-    with batch.one_line_errors(parser):
+    with batch.one_line_errors(parser, args.out):
         settings = {"script": "preprocess-cacd.py", "pad": args.pad}
         names, records = batch.start(parser, args, settings, {"dlib": "dlib-bin"})
         tasks = [
@@ -100,4 +101,5 @@ def main(argv=None):
 
 
 if __name__ == "__main__":
+    sys.stdout.reconfigure(errors="backslashreplace")  # not every terminal has all characters
     main()

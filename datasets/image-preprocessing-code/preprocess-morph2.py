@@ -11,6 +11,7 @@ landmarks aligned to. Started again, the script does only what is missing.
 import functools
 import importlib.util
 import json
+import sys
 from pathlib import Path
 
 import batch
@@ -114,7 +115,7 @@ def preprocess(source, target, points, mean):
 def main(argv=None):
     parser = batch.argument_parser("Align the faces of MORPH-2 to 200x240 pixels.")
     args = parser.parse_args(argv)
-    with batch.one_line_errors(parser):
+    with batch.one_line_errors(parser, args.out):
         packages = {"dlib": "dlib-bin", "face_recognition_models": "face-recognition-models"}
         names, records = batch.start(parser, args, {"script": "preprocess-morph2.py"}, packages)
         tasks = [(args.images / name,) for name in names if name not in records]
@@ -125,13 +126,13 @@ def main(argv=None):
             batch.finish(args, names, records)
             parser.error(f"--images {args.images}: no face found in an image of the shape 200x240")
         mean_path = args.out / "mean-landmarks.json"
-        if mean_path.exists() and json.loads(mean_path.read_text()) != mean:
+        if mean_path.exists() and mean_path.read_text(errors="replace") != json.dumps(mean):
             parser.error(
                 f"--out {args.out}: its images are aligned to the mean of others than those now "
                 f"in {args.images}; choose another --out"
             )
         with batch.written_whole(mean_path) as file:
-            json.dump(mean, file)
+            file.write(json.dumps(mean))
 
         tasks = [
             (args.images / name, target, records[name]["landmarks"], mean)
@@ -144,4 +145,5 @@ def main(argv=None):
 
 
 if __name__ == "__main__":
+    sys.stdout.reconfigure(errors="backslashreplace")  # not every terminal has all characters
     main()

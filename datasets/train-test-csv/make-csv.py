@@ -404,6 +404,7 @@ def main(argv=None):
 
 
 if __name__ == "__main__":
+    sys.stdout.reconfigure(errors="backslashreplace")  # not every terminal has all characters
     try:
         main()
     except KeyboardInterrupt:
