@@ -491,8 +491,8 @@ def write_file(path, write):
                 file.flush()
                 os.fsync(file.fileno())
             os.replace(temporary, path)
-        except (OSError, RuntimeError) as error:  # torch wraps a full disk in a RuntimeError
-            raise OSError(0, str(error.__context__ or error), str(path)) from error
+        except (OSError, RuntimeError) as error:  # torch may report a full disk as the latter
+            raise OSError(0, error.args[-1], str(path)) from error
         finally:
             temporary.unlink(missing_ok=True)
 

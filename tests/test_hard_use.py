@@ -1,0 +1,342 @@
+"""Full disks, vanished folders, odd names and places, several runs at once, many rows.
+
+Most tests run the scripts with a network of a few weights in place of ResNet-34; files and what can
+happen to them are the same.
+"""
+
+import json
+import os
+import resource
+import shutil
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import numpy as np
+import PIL.Image
+import pytest
+import torch
+from conftest import ROOT, load
+from torch import nn
+
+AFAD = ROOT / "model-code" / "afad-coral.py"
+SAMPLE = ROOT / "datasets" / "sample" / "afad"
+SUMMARIZE = load(ROOT / "model-code" / "summarize.py")
+MAKE_CSV = load(ROOT / "datasets" / "train-test-csv" / "make-csv.py")
+
+linux = pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc or writes /dev/full")
+
+
+@pytest.fixture
+def module():
+    """The script with a small network."""
+    module = load(AFAD)
+
+    class Small(nn.Module):
+        def __init__(self, gender=0, seed=0):
+            super().__init__()
+            self.conv1 = nn.Conv2d(3, 4, 8, stride=8)
+            module.add_output_layer(self)
+
+        def forward(self, x):
+            return module.age_logits(self, self.conv1(x).mean((2, 3)).repeat(1, 512)), None
+
+    module.ResNet34 = Small
+    return module
+
+
+@pytest.fixture
+def words(tmp_path):
+    """Options for a run of two epochs into tmp_path/run."""
+    header, *rows = (SAMPLE / "train.csv").read_text().splitlines()
+    for name, part in ("train", rows[:11]), ("valid", rows[11:15]), ("test", rows[15:20]):
+        (tmp_path / f"{name}.csv").write_text("\n".join([header, *part, ""]))
+    csvs = [f"--{name}_csv={tmp_path / name}.csv" for name in ("train", "valid", "test")]
+    return [*csvs, f"--outpath={tmp_path / 'run'}", "--image_size=32", "--epochs=2", "--seed=1"]
+
+
+def refusal(capsys, code, function, *args):
+    """The one line with which the function ends the program."""
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as stop:
+        function(*args)
+    err = capsys.readouterr().err
+    assert stop.value.code == code and len(err.splitlines()) == 1
+    return err
+
+
+# Disks and folders
+
+
+FILES = ["model.pt", "best_model.pt", "run.json", "test_predictions.csv", "test_probas.npy"]
+
+
+@linux
+@pytest.mark.parametrize("name", [*FILES, "training.log", "history.csv"])
+def test_full_disk(name, module, words, tmp_path, capsys):
+    """Ends in a line that names the file; once there is room, --resume gets the same result."""
+    out, train = tmp_path / "run", module.train
+    module.main([*words, f"--outpath={tmp_path / 'whole'}"])
+
+    def disk_fills(*args):
+        file = out / (f"{name}.tmp" if name in FILES else name)
+        file.unlink(missing_ok=True)
+        file.symlink_to("/dev/full")
+        return train(*args)
+
+    module.train = disk_fills
+    err = refusal(capsys, 1, module.main, words)
+    assert "No space left on device" in err or "Not enough free space" in err
+    assert f"{out / name if name in FILES else out}: " in err
+    module.train = train
+    if name not in FILES:  # what was in it was lost to the device
+        (out / name).unlink()
+        (out / name).write_bytes(b"")
+        (out / "checkpoint.pt").unlink(missing_ok=True)
+    assert not (out / f"{name}.tmp").is_symlink()
+    module.main([*words, "--resume"])
+    for file in ("model.pt", "best_model.pt", "test_predictions.csv", "test_probas.npy"):
+        assert (out / file).read_bytes() == (tmp_path / "whole" / file).read_bytes()
+    assert not (out / "checkpoint.pt").exists()
+
+
+@linux
+def test_full_disk_at_checkpoints(module, words, tmp_path, capsys):
+    """One is told, and the run goes on."""
+    out, train = tmp_path / "run", module.train
+
+    def disk_fills(*args):
+        (out / "checkpoint.pt.tmp").symlink_to("/dev/full")
+        return train(*args)
+
+    module.train = disk_fills
+    module.main(words)
+    what = f"no checkpoint could be written to {out}, the older one stays"
+    warning = f"afad-coral.py: warning: {what}: No space left on device\n"
+    assert capsys.readouterr().err == warning  # of the first; the next one found room
+    assert json.loads((out / "run.json").read_text())["status"] == "finished"
+
+
+@linux
+def test_space_for_the_pixels_is_taken_at_once(module, words, tmp_path, capsys, monkeypatch):
+    """A file with holes would end the process by a bus error when the disk is full."""
+    allocate, seen = os.posix_fallocate, []
+
+    def watched(file, start, size):
+        allocate(file, start, size)
+        seen.append((size, os.fstat(file).st_blocks * 512, os.fstat(file).st_nlink))
+
+    monkeypatch.setattr(os, "posix_fallocate", watched)
+    module.main([*words, f"--cache_dir={tmp_path}"])
+    size, taken, names = seen[0]
+    assert size == 20 * 3 * 34 * 34 and taken >= size and names == 0
+
+    def full(file, start, size):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    more = [f"--cache_dir={tmp_path}", f"--outpath={tmp_path / 'other'}"]
+    err = refusal(capsys, 2, module.main, [*words, *more])
+    assert f"--cache_dir {tmp_path}: No space left on device; 69,360 bytes needed" in err
+    assert not [*tmp_path.glob("coral-pixels*")]
+
+
+def test_no_folder_for_temporary_files(words, capsys, monkeypatch):
+    """Told at the run, with what to do about it; an import or --help needs none."""
+
+    def none():
+        raise FileNotFoundError(2, "No usable temporary directory found")
+
+    monkeypatch.setattr("tempfile.gettempdir", none)
+    module = load(AFAD)
+    err = refusal(capsys, 2, module.main, words)
+    assert "--cache_dir None: No usable temporary directory found" in err
+
+
+def test_outpath_deleted_while_training(module, words, tmp_path, capsys):
+    train = module.train
+
+    def deleted(*args):
+        shutil.rmtree(tmp_path / "run")
+        return train(*args)
+
+    module.train = deleted
+    err = refusal(capsys, 1, module.main, words)
+    assert err.endswith(f"{tmp_path / 'run' / 'training.log'}: No such file or directory\n")
+
+
+def test_summary_at_every_moment_of_a_run(module, words, tmp_path):
+    """The run is unfinished, until all that the summary reads is there."""
+    states, write, append = [], module.write_file, module.append_line
+
+    def look():
+        notes = []
+        found = SUMMARIZE.read_run(tmp_path / "run", {}, notes)
+        states.append(len(found))
+        assert len(found) == 2 or "left out, unfinished" in notes[0]
+
+    def write_file(path, content):
+        write(path, content)
+        look()
+
+    def append_line(path, line):
+        append(path, line)
+        look()
+
+    module.write_file, module.append_line = write_file, append_line
+    module.main(words)
+    assert states == [0] * (len(states) - 1) + [2] and len(states) > 15
+
+
+# Names and places
+
+
+def test_a_finished_run_with_other_settings(module, words, tmp_path, capsys):
+    module.main(words)
+    err = refusal(capsys, 2, module.main, [*words, "--resume", "--epochs=3"])
+    assert "--resume: --epochs was 2, is 3" in err
+    module.main([*words, "--resume", "--seed=-1"])
+    assert "finished: nothing to do" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "content, message",
+    [
+        ("file,path,age\n1.jpg,{0},3,x\n", "rows with more fields than it has"),
+        ("path,age\n1.jpg,{0},3\n2.jpg,{0},3\n", "rows with more fields than it has"),
+        ('path,age\n"two\nlines",3\n', "no image file"),
+        ('path,"a\nge"\n{0},3\n', "needs a column 'age', has path, a ge"),
+    ],
+)
+def test_csvs(content, message, module, tmp_path, capsys):
+    image = (SAMPLE / "train.csv").read_text().splitlines()[1].split(",")[1]
+    (tmp_path / "rows.csv").write_text(content.replace("{0}", image))
+    assert message in refusal(
+        capsys, 2, module.read_split, tmp_path / "rows.csv", module.IMAGE_PATH, 0
+    )
+
+
+def test_images_of_16_bits(module, tmp_path):
+    """They keep their tones, of which converting to RGB would leave white."""
+    shades = np.arange(256, dtype=np.uint16).reshape(16, 16)
+    PIL.Image.fromarray(shades * 257).save(tmp_path / "deep.png")
+    with PIL.Image.open(tmp_path / "deep.png") as deep:
+        assert deep.mode == "I;16"
+        pixels = module.prepare_image(deep, 15)
+    assert (pixels == shades).all()
+
+
+def test_no_other_program_is_started(tmp_path):
+    """Pillow would have Ghostscript run what is in an EPS file."""
+    PIL.Image.new("RGB", (9, 9)).save(tmp_path / "code.jpg", "EPS")
+    assert MAKE_CSV.inspect(tmp_path / "code.jpg") == (None, "unreadable pixels: not an image")
+    split = SimpleNamespace(files=[tmp_path / "code.jpg"], facts={"csv": ""})
+    split.pixels = np.empty((1, 3, 34, 34), np.uint8)
+    with pytest.raises(SystemExit):
+        load(AFAD).decode(split, SimpleNamespace(image_size=32), [0])
+
+
+def test_weights_of_another_shape(module, tmp_path, capsys):
+    """A single value is not spread over a layer."""
+    model = module.ResNet34()
+    before = model.conv1.bias.clone()
+    given = {"conv1.weight": model.conv1.weight.detach(), "conv1.bias": torch.zeros(1)}
+    torch.save(given, tmp_path / "weights.pt")
+    refusal(capsys, 2, module.init_backbone, model, tmp_path / "weights.pt")
+    assert torch.equal(model.conv1.bias, before)
+
+
+def test_carriage_returns_in_names(tmp_path):
+    """A CSV would break there."""
+    image = (SAMPLE / "train.csv").read_text().splitlines()[1].split(",")[1]
+    for name in ("1.jpg", "2.jpg", "3.jpg", "a\r.jpg"):
+        (tmp_path / "images" / "20" / "111").mkdir(parents=True, exist_ok=True)
+        shutil.copy(SAMPLE / "images" / image, tmp_path / "images" / "20" / "111" / name)
+    MAKE_CSV.main(["afad", f"--images={tmp_path / 'images'}", f"--out={tmp_path}"])
+    rejected = (tmp_path / "afad_rejected.csv").read_bytes().decode()
+    assert rejected == "file,reason\n20/111/a\\r.jpg,unreadable name: holds a carriage return\n"
+
+
+def test_metadata_longer_than_its_header(tmp_path):
+    (tmp_path / "meta.csv").write_text("id_num,picture_num,race\n1,2,W,x\n")
+    with pytest.raises(ValueError, match="rows have more fields"):
+        MAKE_CSV.read_metadata(tmp_path / "meta.csv")
+
+
+@linux
+def test_a_clone_through_a_link_with_odd_names(words, tmp_path):
+    """Spaces, umlauts and bytes that are no text, from another folder, on an ASCII terminal."""
+    clone = tmp_path / "mein Klön 😀"
+    for part in ("model-code/afad-coral.py", "datasets/sample/afad"):
+        (clone / part).parent.mkdir(parents=True, exist_ok=True)
+        copy = shutil.copy if part.endswith(".py") else shutil.copytree
+        copy(ROOT / part, clone / part)
+    (tmp_path / "link").symlink_to(clone)
+    (tmp_path / "elsewhere").mkdir()
+    out = os.fsdecode(b"l\xe4uft \xc3\xa4/run 1")
+    words = [*words, "--image_path=../link/datasets/sample/afad/images", "--epochs=1"]
+    result = subprocess.run(
+        [sys.executable, "../link/model-code/afad-coral.py", *words, f"--outpath={out}"],
+        cwd=tmp_path / "elsewhere",
+        env={**os.environ, "PYTHONIOENCODING": "ascii", "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+    )
+    assert (result.returncode, result.stderr) == (0, b"")
+    assert rb"Output Path: l\udce4uft \xe4/run 1" in result.stdout
+    log = tmp_path / "elsewhere" / out / "training.log"
+    assert "Output Path: l\\udce4uft ä/run 1\n" in log.read_text(encoding="utf-8")
+
+
+# Many
+
+
+@linux
+def test_two_runs_into_one_outpath(words, tmp_path):
+    """One wins, the other is refused and changes nothing."""
+    runs = [
+        subprocess.Popen(
+            [sys.executable, AFAD, *words, "--epochs=1"],
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+            stderr=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for _ in range(2)
+    ]
+    ends = sorted((run.communicate()[1], run.returncode) for run in runs)
+    assert ends[0] == ("", 0)
+    assert ends[1][1] == 2 and ends[1][0].count("\n") == 1
+    # the slower one may start when the faster one has finished
+    assert "another process is running there" in ends[1][0] or "holds a run" in ends[1][0]
+    assert (tmp_path / "run" / "training.log").read_text().count("Total Training Time") == 1
+
+
+@pytest.mark.parametrize("rows", [20_000, pytest.param(2_000_000, marks=pytest.mark.slow)])
+def test_many_rows(rows, module, tmp_path, monkeypatch):
+    """A file is looked up once, however many rows name it."""
+    header, *lines = (SAMPLE / "train.csv").read_text().splitlines()
+    lines = lines[:20]
+    text = "\n".join([header, *lines * (rows // 20), ""])
+    (tmp_path / "rows.csv").write_text(text)
+    exists, looked = os.path.isfile, []
+    monkeypatch.setattr(os.path, "isfile", lambda file: looked.append(file) or exists(file))
+    split = module.read_split(tmp_path / "rows.csv", module.IMAGE_PATH, 1)
+    assert len(split.files) == len(split.labels) == rows and len(looked) == 20
+    assert split.labels[-20:].tolist() == [int(line.split(",")[2]) for line in lines]
+
+
+@linux
+@pytest.mark.slow
+def test_memory_over_200_epochs(module, words):
+    """What 150 epochs more take is less than one epoch's images."""
+    taken, append = [], module.append_line
+
+    def append_line(path, line):
+        append(path, line)
+        if path.name == "history.csv":
+            with open("/proc/self/statm") as file:
+                taken.append(int(file.read().split()[1]) * resource.getpagesize())
+
+    module.append_line = append_line
+    module.main([*words, "--epochs=200", "--image_size=320"])
+    assert len(taken) == 201 and taken[-1] - taken[50] < 11 * 3 * 320 * 320
