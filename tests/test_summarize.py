@@ -12,6 +12,7 @@ import statistics
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -1060,17 +1061,19 @@ def many_runs(folder, count):
 def summarize_many(tmp_path, count):
     """Seconds and peak memory (GiB) of a process that summarizes 36 runs."""
     runs = list(many_runs(tmp_path, count))
-    start = time.monotonic()
+    start, peak = time.monotonic(), 0
     command = [sys.executable, str(SCRIPT), *map(str, runs), "--out", str(tmp_path / "report")]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
-    _, status, usage = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
+    while process.poll() is None:  # ru_maxrss would count what this process had when it forked
+        if sys.platform == "linux":
+            status = Path(f"/proc/{process.pid}/status").read_text()
+            peak = max([peak, *map(int, re.findall(r"VmHWM:\s+(\d+)", status))])
+        time.sleep(0.02)
     assert process.returncode == 0
     rows = read_csv(tmp_path / "report" / "results.csv")
     assert [row["seeds"] for row in rows] == ["0 1 2"] * 12
     assert len(read_csv(tmp_path / "report" / "paired.csv")) == 3 * 6
-    unit = 1 if sys.platform == "darwin" else 1024
-    return time.monotonic() - start, usage.ru_maxrss * unit / 2**30
+    return time.monotonic() - start, peak / 2**20
 
 
 def test_36_small_runs(tmp_path):
@@ -1078,7 +1081,8 @@ def test_36_small_runs(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
 def test_36_runs_of_30000_images_in_a_minute_and_a_gibibyte(tmp_path):
     seconds, gibibytes = summarize_many(tmp_path, 30_000)
     print(f"36 runs of 30,000 images: {seconds:.1f} s, {gibibytes:.2f} GiB")
-    assert seconds < 60 and gibibytes < 1
+    assert seconds < 60 and 0 < gibibytes < 1
