@@ -552,7 +552,7 @@ def save_predictions(args, prefix, split, probas, male):
     ages = {"true_age": split.labels + YOUNGEST_AGE, "predicted_age": predicted + YOUNGEST_AGE}
     table = pd.DataFrame({"path": split.table[FILE_COLUMN], **ages})
     if args.gender:
-        table["true_gender"] = pd.Series(split.genders).map({1.0: "male", 0.0: "female"})
+        table["true_gender"] = pd.Series(split.genders.numpy()).map({1.0: "male", 0.0: "female"})
         table["p_male"] = male
     others = split.table.drop(columns=[FILE_COLUMN, "age", "Unnamed: 0", *table], errors="ignore")
     text = table.join(others).to_csv(index=False).encode()

@@ -39,15 +39,6 @@ SUIT = np.array([126, 335, 215, 425])  # of what else is found in ASTRONAUT
 GREY = (96, 96, 96)
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    """As fast on networks this small, and faster on a busy machine."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 @pytest.fixture(scope="module")
 def bare(tmp_path_factory):
     """Options that name a network of drawn weights, whose last block makes so much of small

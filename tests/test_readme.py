@@ -29,6 +29,14 @@ def test_first_code_block():
     assert (args.seed, args.imp_weight, args.cuda, str(args.outpath)) == (1, 1, -1, "run1")
 
 
+def test_the_table_of_the_fast_recipe():
+    """The README's figures are those of the scripts."""
+    rows = re.findall(r"^\| `--(\w+)` \| ([\d.]+) \| ([\d.]+) \|", README, re.M)
+    rows = {name: (float(paper), float(fast)) for name, paper, fast in rows}
+    recipes = load(ROOT / "model-code/afad-coral.py").RECIPES
+    assert rows == {name: row[:2] for name, row in recipes.items()}
+
+
 def test_snippet_predicts_as_the_run_did(tmp_path, monkeypatch, capsys):
     script = ROOT / "model-code/afad-coral.py"
     sample = ROOT / "datasets/sample/afad"
@@ -37,7 +45,7 @@ def test_snippet_predicts_as_the_run_did(tmp_path, monkeypatch, capsys):
         (tmp_path / f"{name}.csv").write_text("".join(lines[:9]))
     result = run(
         script,
-        *("--seed=1", "--epochs=1", "--batch_size=4", "--prior_bias=1", "--outpath=run1"),
+        *("--seed=1", "--recipe=fast", "--epochs=1", "--batch_size=4", "--outpath=run1"),
         *("--train_csv=train.csv", "--test_csv=test.csv"),
         cwd=tmp_path,
     )

@@ -38,15 +38,6 @@ PATIENCE = 600  # seconds until a test gives up
 linux = pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    """For runs in this process: as fast on networks this small, and faster on a busy machine."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
     """A folder with images, large so that decoding takes a while, and three CSVs."""
