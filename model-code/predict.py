@@ -162,7 +162,7 @@ def read_run(run):
         facts = json.loads((run / "run.json").read_bytes())
         name, settings = facts["script"], facts["settings"]
         size, digest = settings["image_size"], facts["script_sha256"]
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         refuse(f"{run}: no run.json, or not one of a run; bare weights need --weights and --script")
     if name not in SCRIPTS:
         refuse(f"{run / 'run.json'}: its script, {name!r}, is none of the twelve: {SCRIPTS}")
@@ -190,6 +190,7 @@ def load_model(args):
     try:
         state = torch.load(weights, map_location="cpu", weights_only=True)
         shapes = {str(key): tuple(tensor.shape) for key, tensor in state.items()}
+        finite = {str(key): bool(tensor.isfinite().all()) for key, tensor in state.items()}
     except Exception as error:  # what a damaged file raises is not documented
         reason = " ".join(f"{type(error).__name__}: {error}".split())[:150]
         refuse(f"{weights}: not the state dict of a network ({reason})")
@@ -200,7 +201,7 @@ def load_model(args):
         if shapes.get(key) != due.get(key):
             found = f"{key!r} is {shapes.get(key, 'missing')}, not {due.get(key, 'expected')}"
             refuse(f"{weights}: does not fit {name}: {found}")
-        if not state[key].isfinite().all():
+        if not finite[key]:
             refuse(f"{weights}: {key!r} is not finite: that training had diverged")
     network.load_state_dict(state)
     device = torch.device("cuda", args.cuda) if args.cuda >= 0 else torch.device("cpu")

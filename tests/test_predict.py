@@ -710,6 +710,8 @@ def test_a_playlist_opens_no_other_file(name, text, bare, tmp_path, capsys):
         (["{here}/face.png", "--weights={here}/face.png"], "face.png: not the state dict of a net"),
         (["{here}/face.png", "--weights={here}/list.pt"], "list.pt: not the state dict of a net"),
         (["{here}/face.png", "--weights={here}/numbers.pt"], "numbers.pt: does not fit afad-cor"),
+        (["{here}/face.png", "--weights={here}/sparse.pt"], "sparse.pt: not the state dict of a"),
+        (["{here}/face.png", "--weights={here}/meta.pt"], "meta.pt: not the state dict of a netw"),
         (["{here}/face.png", "--weights={here}/nan.pt"], "nan.pt: 'linear_1_bias' is not finite"),
         (["{here}/face.png", "--weights={here}/code.pt"], "code.pt: not the state dict of a netw"),
         (["{here}/face.png", "--weights={here}/old.pt"], "old.pt: not the state dict of a networ"),
@@ -726,6 +728,8 @@ def test_refusals(words, message, bare, tmp_path, capsys):
         small(0.5).save(path)
     torch.save([1, 2], tmp_path / "list.pt")
     torch.save({1: torch.zeros(3)}, tmp_path / "numbers.pt")
+    torch.save({"fc.weight": torch.eye(3).to_sparse()}, tmp_path / "sparse.pt")
+    torch.save({"fc.weight": torch.zeros(1, 2048, device="meta")}, tmp_path / "meta.pt")
     state = torch.load(bare[1], weights_only=True)
     state["linear_1_bias"][3] = math.nan
     if any("nan.pt" in word for word in words):
@@ -836,6 +840,10 @@ def test_no_other_script_is_run(name, run, tmp_path, capsys, monkeypatch):
         (lambda run: (run / "run.json").unlink(), "no run.json, or not one of a run"),
         (lambda run: (run / "run.json").write_text("{"), "no run.json, or not one of a run"),
         (lambda run: (run / "run.json").write_text("[]"), "no run.json, or not one of a run"),
+        (
+            lambda run: (run / "run.json").write_text("[" * 10**6),
+            "no run.json, or not one of a run",
+        ),
         (lambda run: change(run, settings=None), "no run.json, or not one of a run"),
         (lambda run: change(run, settings={"image_size": 10**9}), "its image_size, 1000000000, is"),
         (lambda run: change(run, settings={"image_size": "a"}), "its image_size, 'a', is"),
