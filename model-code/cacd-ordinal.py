@@ -548,12 +548,12 @@ def save_model(path, model):
 
 def save_predictions(args, prefix, split, probas, male):
     """test_predictions.csv and test_probas.npy, their names behind ``prefix``."""
-    predicted = predict_labels(probas)
-    ages = {"true_age": split.labels + YOUNGEST_AGE, "predicted_age": predicted + YOUNGEST_AGE}
+    labels, predicted = split.labels.numpy(), predict_labels(probas).numpy()
+    ages = {"true_age": labels + YOUNGEST_AGE, "predicted_age": predicted + YOUNGEST_AGE}
     table = pd.DataFrame({"path": split.table[FILE_COLUMN], **ages})
     if args.gender:
         table["true_gender"] = pd.Series(split.genders.numpy()).map({1.0: "male", 0.0: "female"})
-        table["p_male"] = male
+        table["p_male"] = male.numpy()
     others = split.table.drop(columns=[FILE_COLUMN, "age", "Unnamed: 0", *table], errors="ignore")
     text = table.join(others).to_csv(index=False).encode()
     write_file(args.outpath / f"{prefix}test_predictions.csv", lambda file: file.write(text))

@@ -331,7 +331,7 @@ def read_video(path, clip, bar):
             raise ValueError("no pictures in it")
         stream = container.streams.video[0]
         stream.codec_context.options = {"max_pixels": str(PIL.Image.MAX_IMAGE_PIXELS)}
-        clip.rate = stream.average_rate or Fraction(30)
+        clip.rate = float(stream.average_rate or 30)  # a type of its own since PyAV 19
         bar.total += max(stream.frames - 1, 0)
         start, number, damaged = None, 0, 0
         for packet in container.demux(stream):
@@ -341,7 +341,7 @@ def read_video(path, clip, bar):
                 damaged += 1
                 continue
             for frame in frames:
-                seconds = number / float(clip.rate) if frame.time is None else frame.time
+                seconds = number / clip.rate if frame.time is None else frame.time
                 start, number = seconds if start is None else start, number + 1
                 damaged += frame.is_corrupt
                 pixels = np.rot90(frame.to_ndarray(format="rgb24"), round(frame.rotation / 90))
