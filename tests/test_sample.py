@@ -287,10 +287,11 @@ def test_bad_options_are_refused_in_one_line(options, message, tmp_path, capsys)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_an_interrupted_drawing_leaves_nothing(tmp_path):
+@pytest.mark.parametrize("begun", [".drawing-*", ".drawing-*/afad/images/*/*/*.jpg"])
+def test_an_interrupted_drawing_leaves_nothing(begun, tmp_path):  # first: workers still start
     command = [sys.executable, str(SCRIPT), "--out", str(tmp_path), "--count", "100000"]
     drawing = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
-    while not any(tmp_path.glob(".drawing-*/afad/images/*/*/*.jpg")):
+    while not any(tmp_path.glob(begun)):
         assert drawing.poll() is None
         time.sleep(0.05)
     os.killpg(drawing.pid, signal.SIGINT)  # as a terminal does: to the workers too

@@ -444,13 +444,13 @@ def main(argv=None):
         if target.exists() and not (target / "drawn-with.json").is_file():
             fail(f"{target} holds no set that this script drew: choose another --out")
 
-    ignore_interrupt = (signal.signal, (signal.SIGINT, signal.SIG_IGN))  # the parent handles it
     try:
         args.out.mkdir(parents=True, exist_ok=True)
-        with (
-            tempfile.TemporaryDirectory(prefix=".drawing-", dir=args.out) as unfinished,
-            get_context("spawn").Pool(args.processes, *ignore_interrupt) as pool,
-        ):
+        # Ctrl-C reaches the workers too; from their first moment they inherit that it is ignored.
+        handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
+        pool = get_context("spawn").Pool(args.processes)
+        signal.signal(signal.SIGINT, handler)
+        with tempfile.TemporaryDirectory(prefix=".drawing-", dir=args.out) as unfinished, pool:
             for dataset in dict.fromkeys(args.datasets):
                 drawn, target = Path(unfinished, dataset), args.out / dataset
                 drawn.mkdir()
