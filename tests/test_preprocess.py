@@ -571,6 +571,38 @@ def test_full_disk_rejects_no_image(fifty, uninterrupted, tmp_path):
     assert rejected(out) == rejected(uninterrupted[CACD])
 
 
+def test_full_disk_at_the_progress_file(fifty, uninterrupted, tmp_path):
+    resource = pytest.importorskip("resource")
+    out = tmp_path / "out"
+    result = subprocess.run(
+        [sys.executable, MORPH2, "--images", fifty, "--out", out, "--workers", "2"],
+        capture_output=True,
+        text=True,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (9000, 9000)),
+    )
+    assert (result.returncode, result.stderr) == (
+        2,
+        f"preprocess-morph2.py: error: {out}: File too large\n",
+    )
+    ok(MORPH2, fifty, out)
+    assert jpegs(out) == jpegs(uninterrupted[MORPH2])
+
+
+def test_odd_names_on_an_ascii_terminal(tmp_path):
+    images = tmp_path / os.fsdecode("Köpfe ".encode() + b"\xe4")
+    images.mkdir()
+    FACE.save(images / os.fsdecode("20_Zoë_".encode() + b"\xe4.jpg"))
+    LANDSCAPE.save(images / os.fsdecode("21_Zoë_".encode() + b"\xe4.jpg"))
+    result = run(CACD, "--images", images, "--out", tmp_path / "out", PYTHONIOENCODING="ascii")
+    assert (result.returncode, result.stderr) == (0, "")
+    assert "2 images in " in result.stdout and "K\\xf6pfe \\udce4" in result.stdout
+    assert [os.fsencode(path.name) for path in (tmp_path / "out").glob("*.jpg")] == [
+        "20_Zoë_".encode() + b"\xe4.jpg"
+    ]
+    listed = (tmp_path / "out" / "rejected.csv").read_text(encoding="utf-8")
+    assert listed == "file,reason\n21_Zoë_\\udce4.jpg,no face\n"
+
+
 @pytest.mark.parametrize("work", [(cacd.preprocess, None, False), (morph2.find_landmarks,)])
 def test_failing_disk_rejects_no_image(work, tmp_path):
     with pytest.raises(FileNotFoundError):
@@ -630,6 +662,10 @@ def test_morph2_does_not_mix_two_alignments(portraits, tmp_path):
     message = refused(MORPH2, "--images", images, "--out", out)
     assert "aligned to the mean of others" in message
     assert jpegs(out) == before
+    (images / "new.jpg").unlink()
+    (out / "mean-landmarks.json").write_bytes(b"\xff\x00[")  # damaged
+    assert "aligned to the mean of others" in refused(MORPH2, "--images", images, "--out", out)
+    assert (out / "mean-landmarks.json").read_bytes() == b"\xff\x00["
 
 
 def test_morph2_without_any_face(tmp_path):
