@@ -8,6 +8,7 @@ in the cells marked [cacd] for the data set and [ce] for the loss.
 
 # %% Imports [all]
 import argparse
+import contextlib
 import copy
 import functools
 import hashlib
@@ -124,8 +125,8 @@ FREE_ON_RESUME = {*PATHS, *"outpath cuda log_every checkpoint_minutes resume ove
 def refuse(message, code=2):
     """End this process with one line for the user."""
     if LOCAL_RANK == 0:
-        lines = message.splitlines()  # a name in it may hold a line break
-        print(f"{Path(__file__).name}: error:", *lines, file=sys.stderr, flush=True)
+        # a name in the message may hold a line break
+        print(f"{Path(__file__).name}: error:", *message.splitlines(), file=sys.stderr, flush=True)
     raise SystemExit(code)
 
 
@@ -134,10 +135,8 @@ def parse_settings(argv):
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
     parser.error = refuse
     parser.add_argument("--outpath", type=Path, required=True, help="folder that receives the run")
-    for name, (default, meaning) in PATHS.items():
-        parser.add_argument(f"--{name}", type=Path, default=default, help=f"{meaning} ({default})")
-    for name, (default, _, _, meaning) in OPTIONS.items():
-        kind = type(default)
+    for name, (default, *_, meaning) in (PATHS | OPTIONS).items():
+        kind = Path if name in PATHS else type(default)
         parser.add_argument(f"--{name}", type=kind, default=default, help=f"{meaning} ({default})")
     parser.add_argument("--recipe", choices=("paper", "fast"), default="paper", help="(paper)")
     for name, (paper, fast, _, _, meaning) in RECIPES.items():
@@ -337,7 +336,6 @@ class BasicBlock(nn.Module):
         super().__init__()
         self.conv1 = nn.Conv2d(in_channels, channels, 3, stride, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(channels)
-        self.relu = nn.ReLU(inplace=True)
         self.conv2 = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
         self.bn2 = nn.BatchNorm2d(channels)
         self.downsample = None
@@ -347,8 +345,8 @@ class BasicBlock(nn.Module):
 
     def forward(self, x):
         shortcut = self.downsample(x) if self.downsample else x
-        x = self.relu(self.bn1(self.conv1(x)))
-        return self.relu(self.bn2(self.conv2(x)) + shortcut)
+        x = F.relu_(self.bn1(self.conv1(x)))
+        return F.relu_(self.bn2(self.conv2(x)) + shortcut)
 
 
 class ResNet34(nn.Module):
@@ -359,7 +357,6 @@ class ResNet34(nn.Module):
         super().__init__()
         self.conv1 = nn.Conv2d(3, 64, 7, stride=2, padding=3, bias=False)
         self.bn1 = nn.BatchNorm2d(64)
-        self.relu = nn.ReLU(inplace=True)
         self.maxpool = nn.MaxPool2d(3, stride=2, padding=1)
         before = 64
         for i, (channels, blocks) in enumerate(((64, 3), (128, 4), (256, 6), (512, 3))):
@@ -380,7 +377,7 @@ class ResNet34(nn.Module):
                 self.fc_gender = nn.Linear(2048, 1)
 
     def forward(self, x):
-        x = self.maxpool(self.relu(self.bn1(self.conv1(x))))
+        x = self.maxpool(F.relu_(self.bn1(self.conv1(x))))
         x = self.layer4(self.layer3(self.layer2(self.layer1(x))))
         if x.shape[-1] == 4:
             x = self.avgpool(x).flatten(1)
@@ -497,6 +494,23 @@ def write_file(path, write):
             temporary.unlink(missing_ok=True)
 
 
+@contextlib.contextmanager
+def reading(path, problem="is missing or damaged; nothing was changed; see --overwrite"):
+    """Refuses the file at ``path`` in one line where what is done with it fails."""
+    try:
+        yield
+    except Exception as error:  # what a damaged file raises is not documented
+        reason = f"{type(error).__name__}: {error}".splitlines()[0]
+        refuse(f"{path} {problem} ({reason})")
+
+
+def read_tensors(path):
+    """What torch.save wrote to the file; an exception where its checksums differ."""
+    if zipfile.is_zipfile(path) and zipfile.ZipFile(path).testzip():  # old ones are no zip files
+        raise ValueError("its checksums differ")
+    return torch.load(path, map_location="cpu", weights_only=True)
+
+
 def append_line(path, line):
     """Add a line to a file, flushed to disk."""
     if RANK == 0:
@@ -528,7 +542,8 @@ def save_predictions(args, prefix, split, probas, male):
         table["true_gender"] = pd.Series(split.genders.numpy()).map({1.0: "male", 0.0: "female"})
         table["p_male"] = male.numpy()
     others = split.table.drop(columns=[FILE_COLUMN, "age", "Unnamed: 0", *table], errors="ignore")
-    text = table.join(others).to_csv(index=False).encode()
+    # to_csv does not quote carriage returns
+    text = table.join(others).replace("\r", r"\\r", regex=True).to_csv(index=False).encode()
     write_file(args.outpath / f"{prefix}test_predictions.csv", lambda file: file.write(text))
     write_file(args.outpath / f"{prefix}test_probas.npy", lambda file: np.save(file, probas))
 
@@ -600,21 +615,19 @@ def earlier_run(args):
         return None, None
     if not args.resume:
         refuse(f"{args.outpath} holds a run ({found[0]}); see --resume and --overwrite")
-    path, checkpoint = args.outpath / "run.json", None
-    try:
+    with reading(path := args.outpath / "run.json"):
         before = json.loads(path.read_bytes())
         args.seed = before["seed"] if args.seed == -1 else args.seed
         # the data are compared later, once they are read
         check_same(before, before | {"script": Path(__file__).name, "settings": vars(args)})
-        path = args.outpath / "checkpoint.pt"
-        if path.exists() and before["status"] != "finished":
-            checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-            with zipfile.ZipFile(path) as archive:
-                if archive.testzip() or checkpoint["run"] != [before["script"], before["seed"]]:
-                    raise ValueError("not a checkpoint of this run")
-    except Exception as error:  # what a damaged file raises is not documented
-        reason = f"{type(error).__name__}: {error}".splitlines()[0]
-        refuse(f"{path} is missing or damaged ({reason}); nothing was changed; see --overwrite")
+    with reading(path := args.outpath / "checkpoint.pt"):
+        resumable = path.exists() and before["status"] != "finished"
+        checkpoint = read_tensors(path) if resumable else None
+        if checkpoint and checkpoint["run"] != [before["script"], before["seed"]]:
+            raise ValueError("not a checkpoint of this run")
+    with reading(path := args.outpath / "best_model.pt"):
+        if checkpoint and checkpoint["progress"]["best"]:
+            read_tensors(path)
     return before, checkpoint
 
 
@@ -633,8 +646,7 @@ def save_checkpoint(args, parts, progress, rng, total):
     try:
         write_file(args.outpath / "checkpoint.pt", lambda file: torch.save(state, file))
     except OSError as error:
-        where = f"no checkpoint could be written to {args.outpath}"
-        warn(f"{where}, the older one stays: {error.strerror}")
+        warn(f"{error.filename} was not written, an older one stays: {error.strerror}")
 
 
 # %% Training [all]
@@ -681,14 +693,15 @@ def train(model, splits, args, device, checkpoint, stop):
     progress = {"epoch": 0, "batch": 0, "minutes": 0.0, "seconds": 0.0, "waited": 0.0, "best": {}}
     total = torch.zeros((), device=device)  # this process's part of the epoch's costs, by images
     if checkpoint:
-        progress = checkpoint["progress"]
-        torch.set_rng_state(checkpoint["rng"])
-        total += checkpoint["total"].to(device) * (RANK == 0)
-        for name, part in parts.items():
-            part.load_state_dict(checkpoint[name])
-        for name in ("training.log", "history.csv"):
-            if RANK == 0:
-                os.truncate(args.outpath / name, progress[name])
+        with reading(args.outpath / "checkpoint.pt"):
+            progress |= checkpoint["progress"]
+            torch.set_rng_state(checkpoint["rng"])
+            total += checkpoint["total"].to(device) * (RANK == 0)
+            for name, part in parts.items():
+                part.load_state_dict(checkpoint[name])
+            sizes = {name: progress[name] for name in ("training.log", "history.csv")}
+        for name in sizes if RANK == 0 else ():
+            os.truncate(args.outpath / name, sizes[name])
     devices = [device] if args.cuda >= 0 else None
     network = DistributedDataParallel(model, devices) if PROCESSES > 1 else model
 
@@ -760,14 +773,11 @@ def train(model, splits, args, device, checkpoint, stop):
 @torch.no_grad()
 def init_backbone(model, path):
     """Start all convolutions and batch norms from the state dict at ``path``."""
-    try:
-        given = torch.load(path, map_location="cpu", weights_only=True)
+    with reading(f"--init_from {path}:", "not the state dict of a ResNet-34"):
+        given = read_tensors(path)
         for name, tensor in model.state_dict().items():
             if name.startswith(("conv", "bn", "layer")) and "num_batches" not in name:
                 tensor.copy_(given[name].view_as(tensor))
-    except Exception as error:  # what a damaged file raises is not documented
-        reason = f"{type(error).__name__}: {error}".splitlines()[0]
-        refuse(f"--init_from {path}: not the state dict of a ResNet-34 ({reason})")
 
 
 def finish(model, prefix, splits, args, device, stop):
@@ -805,9 +815,7 @@ def run(args, before, checkpoint, stop):
         init_backbone(model, args.init_from)
     if device.type == "cuda" and PROCESSES > 1:
         model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
-    model.to(device)
-    if args.channels_last:
-        model.to(memory_format=torch.channels_last)
+    model.to(device, memory_format=torch.channels_last if args.channels_last else None)
 
     write_run = functools.partial(write_file, args.outpath / "run.json")
     if not checkpoint:

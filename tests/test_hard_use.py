@@ -13,6 +13,7 @@ import sys
 from types import SimpleNamespace
 
 import numpy as np
+import pandas as pd
 import PIL.Image
 import pytest
 import torch
@@ -111,7 +112,7 @@ def test_full_disk_at_checkpoints(module, words, tmp_path, capsys):
 
     module.train = disk_fills
     module.main(words)
-    what = f"no checkpoint could be written to {out}, the older one stays"
+    what = f"{out / 'checkpoint.pt'} was not written, an older one stays"
     warning = f"afad-coral.py: warning: {what}: No space left on device\n"
     assert capsys.readouterr().err == warning  # of the first; the next one found room
     assert json.loads((out / "run.json").read_text())["status"] == "finished"
@@ -189,6 +190,59 @@ def test_summary_at_every_moment_of_a_run(module, words, tmp_path):
 
 
 # Names and places
+
+
+def cut(state):
+    state["model"]["conv1.weight"] = state["model"]["conv1.weight"][:2]
+
+
+FORGED = {
+    "no dict": lambda state: [state],
+    "no weights": lambda state: state.pop("model") and None,
+    "another shape": cut,
+    "another random state": lambda state: state.update(rng=torch.zeros(3)),
+    "no file sizes": lambda state: state["progress"].pop("history.csv") and None,
+}
+
+
+@pytest.mark.parametrize("forge", FORGED.values(), ids=FORGED)
+def test_checkpoints_of_another_content(forge, module, words, tmp_path, capsys):
+    """Whole files with right checksums, but not what belongs in them."""
+    out, finish = tmp_path / "run", module.finish
+    module.finish = lambda *args: module.refuse("stopped", 1)
+    refusal(capsys, 1, module.main, words)
+    state = torch.load(out / "checkpoint.pt", weights_only=True)
+    torch.save(forge(state) or state, out / "checkpoint.pt")
+    before = {file.name: file.read_bytes() for file in out.iterdir()}
+    module.finish = finish
+    err = refusal(capsys, 2, module.main, [*words, "--resume"])
+    assert f"{out / 'checkpoint.pt'} is missing or damaged; nothing was changed" in err
+    assert {file.name: file.read_bytes() for file in out.iterdir()} == before
+
+
+def test_damaged_best_model(module, words, tmp_path, capsys):
+    """Is found when a run goes on, not when it ends."""
+    out = tmp_path / "run"
+    module.finish = lambda *args: module.refuse("stopped", 1)
+    refusal(capsys, 1, module.main, words)
+    content = bytearray((out / "best_model.pt").read_bytes())
+    content[len(content) // 2] ^= 1
+    (out / "best_model.pt").write_bytes(content)
+    err = refusal(capsys, 2, module.main, [*words, "--resume"])
+    assert f"{out / 'best_model.pt'} is missing or damaged; nothing was changed" in err
+    (out / "best_model.pt").unlink()
+    err = refusal(capsys, 2, module.main, [*words, "--resume"])
+    assert f"{out / 'best_model.pt'} is missing or damaged; nothing was changed" in err
+
+
+def test_carriage_returns_in_other_columns(module, words, tmp_path):
+    """test_predictions.csv has one line for each image."""
+    header, *rows = (tmp_path / "test.csv").read_text().splitlines()
+    text = "\n".join([f"{header},note", *(f'{row},"a\rb"' for row in rows), ""])
+    (tmp_path / "test.csv").write_text(text, newline="")
+    module.main(words)
+    table = pd.read_csv(tmp_path / "run" / "test_predictions.csv")
+    assert len(table) == 5 and list(table["note"]) == [r"a\rb"] * 5
 
 
 def test_a_finished_run_with_other_settings(module, words, tmp_path, capsys):
