@@ -18,8 +18,12 @@ COLOURS = {"paper": "#d55e00", "fast": "#0072b2"}  # Okabe and Ito's, colour-bli
 figure = Figure(figsize=(8, 4.5), layout="constrained")
 ax = figure.subplots()
 labels = set()
+if not sys.argv[1:]:
+    sys.exit(__doc__)
 for folder in map(Path, sys.argv[1:]):
     facts = json.loads((folder / "run.json").read_text())
+    if "valid" not in facts["data"]:
+        sys.exit(f"{folder}: a run without --valid_csv")
     settings, recipe = facts["settings"], facts["settings"]["recipe"]
     with open(folder / "history.csv") as file:
         rows = list(csv.DictReader(file))

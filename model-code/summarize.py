@@ -42,8 +42,8 @@ UTK_RACES = {"0": "White", "1": "Black", "2": "Asian", "3": "Indian", "4": "othe
 # Settings that may differ within a group: where files lie, and what leaves the result alone. One
 # unknown here counts, so that it splits a group in sight rather than being averaged over unseen.
 NOT_COMPARED = set(
-    "seed imp_weight gender outpath cuda numworkers cache_dir checkpoint_minutes log_every resume "
-    "overwrite train_csv test_csv valid_csv image_path".split()
+    "seed imp_weight gender outpath cuda cache_dir checkpoint_minutes log_every resume overwrite "
+    "train_csv test_csv valid_csv image_path".split()
 )
 # 97.5 % points of Student's t for 1 to 10 degrees of freedom; the last also serves for more.
 T_975 = [12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228]
@@ -100,7 +100,7 @@ def read_run_json(path, notes):
     if result["dataset"] not in YOUNGEST_AGE or result["loss"] not in LOSSES:
         raise ValueError(f"unknown data set or loss: {result['dataset']}, {result['loss']}")
     settings = {key: value for key, value in options.items() if key not in NOT_COMPARED}
-    settings |= {key: record[key] for key in ("num_classes", "youngest_age")}
+    settings |= {key: record[key] for key in ("num_classes", "youngest_age", "processes")}
     settings["train"] = image_set(data["train"])
     results = []
     for prefix in ["", "best_"] if options.get("valid_csv") else [""]:
@@ -688,11 +688,14 @@ def encoded(text):
 
 def write(path, content):
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    with open(temporary, "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+    try:
+        with open(temporary, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def old_report(out, overwrite):

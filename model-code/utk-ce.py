@@ -23,6 +23,7 @@ import tempfile
 import time
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -62,6 +63,7 @@ def gender_of(table):
 # %% Several processes [all]
 RANK = int(os.environ.get("RANK", 0))  # torchrun sets these; rank 0 writes the run folder
 LOCAL_RANK = int(os.environ.get("LOCAL_RANK", 0))
+LOCAL_PROCESSES = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
 PROCESSES = int(os.environ.get("WORLD_SIZE", 1))
 NO_BAR = None if RANK == 0 else True  # for tqdm: None shows a bar on terminals only
 
@@ -83,7 +85,8 @@ def leave_if(number, started=True):
     if number:
         words = ["python"]
         if PROCESSES > 1:
-            words = ["torchrun", f"--nproc_per_node={os.environ['LOCAL_WORLD_SIZE']}"]
+            words = ["torchrun", f"--nproc_per_node={LOCAL_PROCESSES}"]
+            words += ["..."] * (LOCAL_PROCESSES < PROCESSES)  # how the machines find each other
         words += [w for w in sys.argv if not (started and w in ("--overwrite", "--resume"))]
         words = shlex.join(words + ["--resume"] * started)
         refuse(f"stopped by {signal.Signals(number).name}; go on with: {words}", 128 + int(number))
@@ -93,7 +96,7 @@ def leave_if(number, started=True):
 RECIPES = {  # option: (in the paper, in the fast recipe, lowest, highest, meaning)
     "epochs": (200, 8, 1, 10**6, "passes over the training images"),
     "batch_size": (256, 64, 1, 10**6, "images in a step; the last one of an epoch may have fewer"),
-    "image_size": (120, 64, 32, 1024, "side of the network's input in pixels"),
+    "image_size": (120, 64, 33, 1024, "side of the network's input in pixels"),
     "lr": (0.0005, 0.001, 1e-12, 1e3, "learning rate; the highest one with --onecycle 1"),
     "onecycle": (0, 1, 0, 1, "1: the learning rate rises for a fifth of the steps, then falls"),
     "weight_decay": (0.0, 0.05, 0, 1e3, "decoupled weight decay; Adam becomes AdamW"),
@@ -137,8 +140,9 @@ def parse_settings(argv):
     parser.error = refuse
     parser.add_argument("--outpath", type=Path, required=True, help="folder that receives the run")
     for name, (default, *_, meaning) in (PATHS | OPTIONS).items():
-        kind = Path if name in PATHS else type(default)
-        parser.add_argument(f"--{name}", type=kind, default=default, help=f"{meaning} ({default})")
+        kind, meaning = Path if name in PATHS else type(default), f"{meaning} ({default})"
+        meaning = meaning.replace("%", "%%")  # a folder may be named so
+        parser.add_argument(f"--{name}", type=kind, default=default, help=meaning)
     parser.add_argument("--recipe", choices=("paper", "fast"), default="paper", help="(paper)")
     for name, (paper, fast, _, _, meaning) in RECIPES.items():
         meaning = f"{meaning} (paper: {paper}, fast: {fast})"
@@ -157,8 +161,10 @@ def parse_settings(argv):
         refuse(f"--imp_weight 1: {LOSS} has no tasks to weigh; leave it out")
     if args.amp and args.cuda < 0:
         refuse("--amp 1 needs a CUDA device: give --cuda, or leave --amp out")
-    if args.cuda >= (count := torch.cuda.device_count()):
-        refuse(f"--cuda {args.cuda}: this machine has {count} CUDA devices; --cuda -1 is the CPU")
+    # with torchrun, process i of a machine uses device i
+    last = LOCAL_PROCESSES - 1 if PROCESSES > 1 and args.cuda >= 0 else args.cuda
+    if last >= (count := torch.cuda.device_count()):
+        refuse(f"--cuda {last}: this machine has {count} CUDA devices; --cuda -1 is the CPU")
     return args
 
 
@@ -204,8 +210,8 @@ FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", "PPM", "JPEG2000")
 def prepare_image(image, image_size):
     """uint8 (3, R, R) of a PIL image, R = 128/120 of ``image_size``, to cut crops from."""
     side = round(image_size * 128 / 120)
-    if image.mode.startswith("I;16"):  # convert would clip all above 255
-        image = image.point(lambda value: value / 256, "L")
+    if image.mode.startswith("I"):  # 16 bits: convert would clip all above 255
+        image = PIL.Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
     image = image.convert("RGB")
     if CENTER_CROP:
         image = center_crop(image, CENTER_CROP)
@@ -215,7 +221,7 @@ def prepare_image(image, image_size):
 def load_pixels(splits, args, stop):
     """Decode all images once, into a file that the processes of a machine map, and give each
     split its ``pixels``, uint8 (N, 3, R, R). The file loses its name before the first image is
-    decoded, so nothing stays in --cache_dir, however the run ends."""
+    decoded, so nothing stays in --cache_dir, however the run ends (but on Windows it does)."""
     side = round(args.image_size * 128 / 120)
     shape = (sum(len(split.files) for split in splits.values()), 3, side, side)
     # torchrun starts all processes of a machine
@@ -803,17 +809,16 @@ def run(args, before, checkpoint, stop):
         torch.cuda.set_device(device)
     splits = {"train": args.train_csv, "valid": args.valid_csv, "test": args.test_csv}
     splits = {n: read_split(c, args.image_path, args.gender) for n, c in splits.items() if c}
-    load_pixels(splits, args, stop)
-    now = describe(args, splits, device)
-    if before and RANK == 0:
-        check_same(before, now)
-
     torch.manual_seed(args.seed)
     model = ResNet34(args.gender, args.seed)
     if args.prior_bias:
         set_prior_bias(model, splits["train"].labels)
     if args.init_from:
         init_backbone(model, args.init_from)
+    load_pixels(splits, args, stop)
+    now = describe(args, splits, device)
+    if before and RANK == 0:
+        check_same(before, now)
     if device.type == "cuda" and PROCESSES > 1:
         model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
     model.to(device, memory_format=torch.channels_last if args.channels_last else None)
@@ -860,7 +865,8 @@ def main(argv=None):
         handlers[number] = signal.signal(number, lambda number, _: stop.__setitem__(0, number))
     try:
         if PROCESSES > 1:
-            dist.init_process_group("gloo" if args.cuda < 0 else "cpu:gloo,cuda:nccl")
+            backends = "gloo" if args.cuda < 0 else "cpu:gloo,cuda:nccl"
+            dist.init_process_group(backends, timeout=timedelta(days=1))  # decoding may take hours
         shared = [None, None, None]
         if RANK == 0:
             lock = lock_outpath(args.outpath)
@@ -880,9 +886,11 @@ def main(argv=None):
     except OSError as error:
         refuse(f"{error.filename or args.outpath}: {error.strerror or error}", 1)
     except RuntimeError as error:
-        if PROCESSES == 1:
+        reason = str(error).splitlines()[0]
+        if PROCESSES == 1 and "memory" not in reason:
             raise
-        refuse(f"this run's processes lost each other: {str(error).splitlines()[0]}", 1)
+        print(f"{Path(__file__).name}: error: process {RANK} failed: {reason}", file=sys.stderr)
+        raise SystemExit(1) from None
     finally:
         for number, handler in handlers.items():
             signal.signal(number, handler)

@@ -1,6 +1,7 @@
 """What a user gets wrong ends in one line that names it, exit code 2, before any training."""
 
 import os
+import sys
 
 import PIL.Image
 import pytest
@@ -26,7 +27,7 @@ def data(tmp_path):
 def refusal(data, capsys, *options, module=UTK):
     """The one line that ``main`` ends with."""
     csvs = [f"--train_csv={data / 'train.csv'}", f"--test_csv={data / 'test.csv'}"]
-    tiny = ["--epochs=1", "--batch_size=2", "--image_size=32", f"--outpath={data / 'run'}"]
+    tiny = ["--epochs=1", "--batch_size=2", "--image_size=33", f"--outpath={data / 'run'}"]
     capsys.readouterr()
     with pytest.raises(SystemExit) as stop:
         module.main([*csvs, *tiny, f"--image_path={data}", *options])
@@ -39,7 +40,7 @@ def refusal(data, capsys, *options, module=UTK):
 
 
 def test_the_data_are_fine(data):
-    tiny = ["--epochs=1", "--batch_size=2", "--image_size=32", f"--outpath={data / 'run'}"]
+    tiny = ["--epochs=1", "--batch_size=2", "--image_size=33", f"--outpath={data / 'run'}"]
     csvs = [f"--train_csv={data / 'train.csv'}", f"--test_csv={data / 'test.csv'}"]
     UTK.main([*csvs, *tiny, f"--image_path={data}"])
 
@@ -58,6 +59,7 @@ def test_the_data_are_fine(data):
         ("--epoch=3", "unrecognized arguments: --epoch=3"),
         ("--recipe=slow", "argument --recipe: invalid choice: 'slow'"),
         ("--cuda=700", "--cuda 700: this machine has"),
+        ("--image_size=32", "--image_size 32: must be from 33"),
         ("--amp=1", "--amp 1 needs a CUDA device"),
         ("--resume --overwrite", "argument --overwrite: not allowed with argument --resume"),
         ("--train_csv=no.csv", "no.csv: No such file or directory"),
@@ -68,6 +70,31 @@ def test_the_data_are_fine(data):
 )
 def test_options(options, message, data, capsys):
     assert message in refusal(data, capsys, *options.split())
+
+
+def test_weights_are_read_before_images(data, capsys):
+    (data / "0.jpg").write_bytes(b"none")
+    assert "row 1" in refusal(data, capsys)
+    assert "--init_from none.pt" in refusal(data, capsys, "--init_from=none.pt")
+
+
+def test_fewer_devices_than_processes(data, capsys, monkeypatch):
+    """Said by every process before it meets the others; no GPU is needed to show it."""
+    for name in ("PROCESSES", "LOCAL_PROCESSES"):
+        monkeypatch.setattr(UTK, name, 4)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert "--cuda 3: this machine has 2 CUDA devices" in refusal(data, capsys, "--cuda=0")
+
+
+@pytest.mark.parametrize("everywhere, said", [(4, "=4 "), (8, "=4 ... ")])
+def test_the_command_that_resumes(everywhere, said, capsys, monkeypatch):
+    monkeypatch.setattr(UTK, "PROCESSES", everywhere)
+    monkeypatch.setattr(UTK, "LOCAL_PROCESSES", 4)
+    monkeypatch.setattr(sys, "argv", ["utk-coral.py", "--seed=1"])
+    with pytest.raises(SystemExit, match="143"):
+        UTK.leave_if(15)
+    command = f"torchrun --nproc_per_node{said}utk-coral.py --seed=1 --resume\n"
+    assert capsys.readouterr().err.endswith(f"stopped by SIGTERM; go on with: {command}")
 
 
 def test_outpath_is_required(capsys):
@@ -150,7 +177,7 @@ def test_a_cost_that_is_not_finite(data):
     result = run(
         ROOT / "model-code/utk-coral.py",
         *(f"--train_csv={data / 'train.csv'}", f"--test_csv={data / 'test.csv'}"),
-        *("--epochs=9", "--batch_size=2", "--image_size=32", f"--outpath={data / 'run'}"),
+        *("--epochs=9", "--batch_size=2", "--image_size=33", f"--outpath={data / 'run'}"),
         *(f"--image_path={data}", "--lr=1000", "--weight_decay=1000", "--seed=1"),
     )
     assert result.returncode == 1

@@ -23,6 +23,7 @@ from torch import nn
 AFAD = ROOT / "model-code" / "afad-coral.py"
 SAMPLE = ROOT / "datasets" / "sample" / "afad"
 SUMMARIZE = load(ROOT / "model-code" / "summarize.py")
+PREDICT = load(ROOT / "model-code" / "predict.py")
 MAKE_CSV = load(ROOT / "datasets" / "train-test-csv" / "make-csv.py")
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc or writes /dev/full")
@@ -53,7 +54,7 @@ def words(tmp_path):
     for name, part in ("train", rows[:11]), ("valid", rows[11:15]), ("test", rows[15:20]):
         (tmp_path / f"{name}.csv").write_text("\n".join([header, *part, ""]))
     csvs = [f"--{name}_csv={tmp_path / name}.csv" for name in ("train", "valid", "test")]
-    return [*csvs, f"--outpath={tmp_path / 'run'}", "--image_size=32", "--epochs=2", "--seed=1"]
+    return [*csvs, f"--outpath={tmp_path / 'run'}", "--image_size=33", "--epochs=2", "--seed=1"]
 
 
 def refusal(capsys, code, function, *args):
@@ -101,6 +102,17 @@ def test_full_disk(name, module, words, tmp_path, capsys):
     assert not (out / "checkpoint.pt").exists()
 
 
+def test_too_little_memory(module, words, capsys):
+    """torch has no exception of its own for it on the CPU."""
+
+    def train(*args):
+        torch.empty(2**62, dtype=torch.uint8)
+
+    module.train = train
+    err = refusal(capsys, 1, module.main, words)
+    assert err.startswith("afad-coral.py: error: process 0 failed: ") and "memory" in err
+
+
 @linux
 def test_full_disk_at_checkpoints(module, words, tmp_path, capsys):
     """One is told, and the run goes on."""
@@ -130,7 +142,7 @@ def test_space_for_the_pixels_is_taken_at_once(module, words, tmp_path, capsys, 
     monkeypatch.setattr(os, "posix_fallocate", watched)
     module.main([*words, f"--cache_dir={tmp_path}"])
     size, taken, names = seen[0]
-    assert size == 20 * 3 * 34 * 34 and taken >= size and names == 0
+    assert size == 20 * 3 * 35 * 35 and taken >= size and names == 0
 
     def full(file, start, size):
         raise OSError(28, "No space left on device")
@@ -138,7 +150,7 @@ def test_space_for_the_pixels_is_taken_at_once(module, words, tmp_path, capsys, 
     monkeypatch.setattr(os, "posix_fallocate", full)
     more = [f"--cache_dir={tmp_path}", f"--outpath={tmp_path / 'other'}"]
     err = refusal(capsys, 2, module.main, [*words, *more])
-    assert f"--cache_dir {tmp_path}: No space left on device; 69,360 bytes needed" in err
+    assert f"--cache_dir {tmp_path}: No space left on device; 73,500 bytes needed" in err
     assert not [*tmp_path.glob("coral-pixels*")]
 
 
@@ -274,10 +286,15 @@ def test_images_of_16_bits(module, tmp_path):
     """They keep their tones, of which converting to RGB would leave white."""
     shades = np.arange(256, dtype=np.uint16).reshape(16, 16)
     PIL.Image.fromarray(shades * 257).save(tmp_path / "deep.png")
-    with PIL.Image.open(tmp_path / "deep.png") as deep:
-        assert deep.mode == "I;16"
-        pixels = module.prepare_image(deep, 15)
-    assert (pixels == shades).all()
+    # the same tones as a big-endian TIFF and as a PGM, whose bytes are told here
+    PIL.Image.fromarray((shades * 257).astype(">u2")).save(tmp_path / "deep.tif")
+    (tmp_path / "deep.pgm").write_bytes(b"P5 16 16 65535 " + (shades * 257).astype(">u2").tobytes())
+    for name, mode in (("deep.png", "I;16"), ("deep.tif", "I;16B"), ("deep.pgm", "I")):
+        with PIL.Image.open(tmp_path / name) as deep:
+            assert deep.mode == mode
+            pixels = module.prepare_image(deep, 15)
+        assert (pixels == shades).all()
+        assert (PREDICT.read_image(tmp_path / name) == shades[:, :, None]).all()
 
 
 def test_no_other_program_is_started(tmp_path):
@@ -342,6 +359,35 @@ def test_a_clone_through_a_link_with_odd_names(words, tmp_path):
 
 
 # Many
+
+
+def test_help_in_a_folder_with_a_percent_sign(tmp_path):
+    (tmp_path / "50%done").mkdir()
+    script = shutil.copy(AFAD, tmp_path / "50%done")
+    result = subprocess.run([sys.executable, script, "--help"], capture_output=True, text=True)
+    assert (result.returncode, result.stderr) == (0, "")
+    assert "50%done" not in result.stdout.splitlines()[0] and "--train_csv" in result.stdout
+
+
+def test_predictions_of_odd_names_on_an_ascii_terminal(module, words, tmp_path):
+    """Running to its end, with the name in the list of predictions."""
+    faces = tmp_path / "faces"
+    faces.mkdir()
+    image = (SAMPLE / "train.csv").read_text().splitlines()[1].split(",")[1]
+    shutil.copy(SAMPLE / "images" / image, faces / "照片.jpg")
+    script = load(AFAD)
+    torch.save(script.ResNet34().state_dict(), tmp_path / "weights.pt")
+    result = subprocess.run(
+        [sys.executable, ROOT / "model-code" / "predict.py", "--weights", tmp_path / "weights.pt"]
+        + ["--script", "afad-coral.py", "--image_size", "33", "--crops", faces]
+        + ["--out", tmp_path / "out"],
+        env={**os.environ, "PYTHONIOENCODING": "ascii", "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+    )
+    assert (result.returncode, result.stderr) == (0, "")
+    assert r"\u7167\u7247.jpg: face 1" in result.stdout
+    assert "照片.jpg" in (tmp_path / "out" / "predictions.csv").read_text(encoding="utf-8")
 
 
 @linux

@@ -73,6 +73,7 @@ def write_run(
     imp_weight=0,
     gender=0,
     count=200,
+    processes=1,
     valid=False,
     images_seed=7,
     spread=None,
@@ -151,6 +152,7 @@ def write_run(
         "youngest_age": youngest,
         "gender": gender,
         "seed": seed,
+        "processes": processes,
         "settings": {
             "imp_weight": imp_weight,
             "epochs": epochs,
@@ -560,7 +562,7 @@ def test_what_is_averaged(summarize, tmp_path):
     def made(**options):
         return write_run(tmp_path / f"run{next(n)}", count=20, **options)
 
-    same = [made(), made(seed=1, numworkers=2), made(seed=2, cuda=0, cache_dir="elsewhere")]
+    same = [made(), made(seed=1, log_every=2), made(seed=2, cuda=0, cache_dir="elsewhere")]
     comparisons, notes = read_all(summarize, same)
     assert keys(comparisons) == [("morph2", "last", ("coral", 0), [0, 1, 2])] and not notes
     weighted = [made(imp_weight=1), made(loss="ce"), made(loss="ordinal")]
@@ -574,6 +576,8 @@ def test_what_is_averaged(summarize, tmp_path):
         made(prior_bias=1, seed=5),
         made(image_size=64, seed=5),
         made(some_later_option="x", seed=5),
+        made(numworkers=2, seed=5),
+        made(processes=2, seed=5),
         made(images_seed=8, seed=5),
     ):
         comparisons, notes = read_all(summarize, [*same, other])

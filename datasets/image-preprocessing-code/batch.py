@@ -2,8 +2,7 @@
 
 What a run finds out about an image and cannot be seen from OUT/<image>.jpg (why it was rejected,
 its landmarks) is a line of OUT/progress.jsonl, written as soon as it is known. So a run that was
-interrupted, even by kill -9, goes on with what is missing. To try a rejected image again, delete
-its line.
+interrupted, even by kill -9, goes on with what is missing.
 """
 
 import argparse
@@ -24,6 +23,7 @@ from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 
+import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 from tqdm import tqdm
 
@@ -73,8 +73,8 @@ def read_image(path):
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             image = ImageOps.exif_transpose(image)
-            if image.mode.startswith("I;16"):  # convert would clip all above 255
-                image = image.point(lambda value: value / 256, "L")
+            if image.mode.startswith("I"):  # 16 bits: convert would clip all above 255
+                image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
             return image.convert("RGB")
     except UnidentifiedImageError:
         raise ValueError("unreadable pixels: not an image") from None
