@@ -512,8 +512,9 @@ def reading(path, problem="is missing or damaged; nothing was changed; see --ove
 
 def read_tensors(path):
     """What torch.save wrote to the file; an exception where its checksums differ."""
-    if zipfile.is_zipfile(path) and zipfile.ZipFile(path).testzip():  # old ones are no zip files
-        raise ValueError("its checksums differ")
+    with zipfile.ZipFile(path) as archive:
+        if archive.testzip():
+            raise ValueError("its checksums differ")
     return torch.load(path, map_location="cpu", weights_only=True)
 
 
@@ -780,7 +781,7 @@ def train(model, splits, args, device, checkpoint, stop):
 def init_backbone(model, path):
     """Start all convolutions and batch norms from the state dict at ``path``."""
     with reading(f"--init_from {path}:", "not the state dict of a ResNet-34"):
-        given = read_tensors(path)
+        given = torch.load(path, map_location="cpu", weights_only=True)
         for name, tensor in model.state_dict().items():
             if name.startswith(("conv", "bn", "layer")) and "num_batches" not in name:
                 tensor.copy_(given[name].view_as(tensor))

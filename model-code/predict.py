@@ -106,7 +106,7 @@ def parse_settings(argv):
     add("--batch_size", type=int, default=16, help="faces that the network sees at once (16)")
     args = parser.parse_intermixed_args(argv)
     ranges = {"every": (1, 10**9), "batch_size": (1, 10**6), "upsample": (0, 4)}
-    ranges |= {"min_score": (-10, 10), "cuda": (-1, 1023), "image_size": (33, 1024)}
+    ranges |= {"min_score": (-10, 10), "cuda": (-1, 1023), "image_size": (32, 1024)}
     for name, (low, high) in ranges.items():
         value = getattr(args, name)
         if value is not None and not low <= value <= high:
@@ -166,8 +166,8 @@ def read_run(run):
         refuse(f"{run}: no run.json, or not one of a run; bare weights need --weights and --script")
     if name not in SCRIPTS:
         refuse(f"{run / 'run.json'}: its script, {name!r}, is none of the twelve: {SCRIPTS}")
-    if not (isinstance(size, int) and 33 <= size <= 1024):
-        refuse(f"{run / 'run.json'}: its image_size, {size!r}, is no number from 33 to 1024")
+    if not (isinstance(size, int) and 32 <= size <= 1024):
+        refuse(f"{run / 'run.json'}: its image_size, {size!r}, is no number from 32 to 1024")
     if hashlib.sha256((HERE / name).read_bytes()).hexdigest() != digest:
         tqdm.write(f"predict.py: warning: {name} has changed since this run", file=sys.stderr)
     return name, size, {key: bool(settings.get(key)) for key in ("channels_last", "amp", "flip")}

@@ -190,7 +190,7 @@ def test_checkpoints(count, tmp_path):
     facts = {"script": "utk-coral.py", "script_sha256": "", "processes": 1, "status": "running"}
     facts |= {"seed": 1, "settings": vars(args) | settings, "data": {}}
     layer = torch.nn.BatchNorm2d(4)
-    state = {"model": dict(layer.state_dict()), "progress": {"epoch": 1}, "total": torch.zeros(())}
+    state = {"model": dict(layer.state_dict()), "progress": {"best": {}}, "total": torch.zeros(())}
     state |= {"rng": torch.get_rng_state(), "run": ["utk-coral.py", 1]}
     out.mkdir()
     (out / "run.json").write_text(json.dumps(facts))
