@@ -93,7 +93,7 @@ def leave_if(number, started=True):
 
 # %% Settings [all]
 RECIPES = {  # option: (in the paper, in the fast recipe, lowest, highest, meaning)
-    "epochs": (200, 8, 1, 10**6, "passes over the training images"),
+    "epochs": (200, 16, 1, 10**6, "passes over the training images"),
     "batch_size": (256, 64, 1, 10**6, "images in a step; the last one of an epoch may have fewer"),
     "image_size": (120, 64, 33, 1024, "side of the network's input in pixels"),
     "lr": (0.0005, 0.001, 1e-12, 1e3, "learning rate; the highest one with --onecycle 1"),
