@@ -13,11 +13,11 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-COLOURS = {"paper": "#d55e00", "fast": "#0072b2"}  # Okabe and Ito's, colour-blind-safe
+COLOURS = ("#d55e00", "#0072b2", "#009e73", "#cc79a7")  # Okabe and Ito's, colour-blind-safe
 
 figure = Figure(figsize=(8, 4.5), layout="constrained")
 ax = figure.subplots()
-labels = set()
+labels = {}  # to colours
 if not sys.argv[1:]:
     sys.exit(__doc__)
 for folder in map(Path, sys.argv[1:]):
@@ -31,9 +31,9 @@ for folder in map(Path, sys.argv[1:]):
     mae = [float(row["valid_mae"]) for row in rows]
     label = f"{recipe}: {settings['image_size']}x{settings['image_size']}, "
     label += f"{settings['epochs']} epochs" if recipe == "fast" else "the first epochs of 200"
-    style = {"color": COLOURS[recipe], "marker": "o", "label": None if label in labels else label}
-    ax.plot(list(minutes), mae, **style)
-    labels.add(label)
+    new = label not in labels
+    colour = labels.setdefault(label, COLOURS[len(labels) % len(COLOURS)])
+    ax.plot(list(minutes), mae, color=colour, marker="o", label=label if new else None)
 median = facts["data"]["valid"]["median_mae"]
 ax.axhline(median, color="0.3", linewidth=1, linestyle="--", label="always the median age")
 ax.set(xlabel="minutes of training", ylabel="validation MAE (years)", xlim=(0, None))
