@@ -311,8 +311,10 @@ def compare(results, notes):
                 f"from {twin['folder']} (epoch: {result['epoch']})."
             )
             continue
-        if group and group[0]["script"] != result["script"]:
-            notes.append(f"{result['folder']}: its script differs from {group[0]['folder']}'s.")
+        first = group[0] if group else result
+        note = f"{result['folder']}: its script differs from {first['folder']}'s."
+        if first["script"] != result["script"] and note not in notes:  # a run may have two epochs
+            notes.append(note)
         group.append(result)
     order = [(loss, weighted) for loss in LOSSES for weighted in (0, 1)]
     return [

@@ -620,12 +620,12 @@ def test_duplicate_seed_is_left_out_and_said(summarize, tmp_path):
 
 
 def test_a_changed_script_is_said(summarize, tmp_path):
-    first = write_run(tmp_path / "a", count=20)
-    second = write_run(tmp_path / "b", count=20, seed=1)
+    first = write_run(tmp_path / "a", count=20, valid=True)
+    second = write_run(tmp_path / "b", count=20, valid=True, seed=1)
     record = json.loads((second / "run.json").read_text())
     (second / "run.json").write_text(json.dumps(record | {"script_sha256": "changed"}))
     comparisons, notes = read_all(summarize, [first, second])
-    assert keys(comparisons) == [("morph2", "last", ("coral", 0), [0, 1])]
+    assert [key[1] for key in keys(comparisons)] == ["best on validation", "last"]
     assert notes == [f"{second}: its script differs from {first}'s."]
 
 
