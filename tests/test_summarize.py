@@ -625,7 +625,8 @@ def test_a_changed_script_is_said(summarize, tmp_path):
     record = json.loads((second / "run.json").read_text())
     (second / "run.json").write_text(json.dumps(record | {"script_sha256": "changed"}))
     comparisons, notes = read_all(summarize, [first, second])
-    assert [key[1] for key in keys(comparisons)] == ["best on validation", "last"]
+    epochs = ("best on validation", "last")
+    assert keys(comparisons) == [("morph2", epoch, ("coral", 0), [0, 1]) for epoch in epochs]
     assert notes == [f"{second}: its script differs from {first}'s."]
 
 
