@@ -1,11 +1,15 @@
 """--recipe fast: its table is all that it changes, and what it adds is what the table says."""
 
 import json
+import math
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from conftest import ROOT, SCRIPTS, load
+from torchvision.transforms import InterpolationMode
+from torchvision.transforms.functional import affine
 
 SCRIPT = ROOT / "model-code" / "afad-coral.py"
 PAPER = {  # SPEC: Adam at 0.0005, 200 epochs, batches of 256, crops of 120, nothing else
@@ -17,6 +21,7 @@ PAPER = {  # SPEC: Adam at 0.0005, 200 epochs, batches of 256, crops of 120, not
     "weight_decay": 0.0,
     "prior_bias": 0,
     "flip": 0,
+    "augment": 0,
     "average": 0.0,
     "channels_last": 0,
 }
@@ -30,7 +35,7 @@ def test_the_papers_column(script):
     assert {name: args[name] for name in PAPER} == PAPER
 
 
-def tiny_run(out, *options):
+def tiny_run(out, *options, module=None):
     """run.json's settings, and the weights, of a run on a few drawn faces."""
     sample = ROOT / "datasets" / "sample" / "afad"
     for name, rows in (("train", 9), ("test", 5)):
@@ -38,7 +43,7 @@ def tiny_run(out, *options):
         (out.parent / f"{name}.csv").write_text("".join(lines[: rows + 1]))
     csvs = [f"--{name}_csv={out.parent / name}.csv" for name in ("train", "test")]
     tiny = ["--seed=1", "--epochs=2", "--batch_size=4", "--image_size=40"]
-    load(SCRIPT).main([f"--outpath={out}", *csvs, *tiny, *options])
+    (module or load(SCRIPT)).main([f"--outpath={out}", *csvs, *tiny, *options])
     return json.loads((out / "run.json").read_text())["settings"], (out / "model.pt").read_bytes()
 
 
@@ -79,3 +84,50 @@ def test_answers_for_image_and_mirror_image(loss):
         for part, (straight, mirrored) in zip(found, zip(*expected, strict=True), strict=True):
             assert torch.allclose(part, (straight + mirrored) / 2 if flip else straight, atol=1e-6)
             assert not torch.allclose(straight, mirrored, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "changed", [(), "turn", "scale", ("turn", "scale"), "right", ("right", "down")]
+)
+def test_augment_turns_scales_and_moves(changed):
+    """As torchvision's affine does, away from the border, beyond which edge pixels are repeated."""
+    image = torch.rand(1, 3, 50, 50, generator=torch.Generator().manual_seed(0))
+    right, down = 50 * 0.03 * ("right" in changed), -25 * 0.03 * ("down" in changed)
+    draws = torch.zeros(1, 9)
+    draws[0, :4] = torch.tensor(["turn" in changed, -0.5 * ("scale" in changed), 1, 1])
+    draws[0, 2:4] = torch.tensor([right, down]) / 1.5  # of 3 % of 50 pixels
+    found = load(SCRIPT).augment(image, draws)
+    angle, scale = -10.0 * ("turn" in changed), math.exp(0.06 * ("scale" in changed))
+    how = {"shear": [0, 0], "interpolation": InterpolationMode.BILINEAR}
+    expected = affine(image, angle, [-right, -down], scale, **how)
+    inner = (..., slice(8, 42), slice(8, 42))
+    assert torch.allclose(found[inner], expected[inner], atol=1e-5)
+    assert found.min() >= image.min()  # no zeros from beyond the border
+
+
+def test_augment_recolours():
+    """Contrast, brightness and each colour by the slow formula; clipped to [0, 1]."""
+    module = load(SCRIPT)
+    images = torch.rand(2, 3, 6, 6, generator=torch.Generator().manual_seed(0))
+    draws = torch.zeros(2, 9)
+    draws[1, 4:] = torch.tensor([1.0, 0.4, -1.0, 0.0, 0.5])
+    found = module.augment(images, draws)
+    assert torch.allclose(found[0], images[0], atol=1e-6)
+    mean = images[1].numpy().mean()
+    for colour, factor in enumerate((0.93, 1.0, 1.035)):
+        pixels = images[1, colour].numpy()
+        expected = np.clip(((pixels - mean) * 1.3 + mean * 1.1) * factor, 0, 1)
+        assert np.allclose(found[1, colour], expected, atol=1e-6)
+    assert (found[1] == 1).any() and (found[1] < 1).any()
+
+
+def test_augment_in_training(tmp_path):
+    """Draws from the seed and the number of the step, so that a resumed run has the same."""
+    module, seen = load(SCRIPT), []
+    augment = module.augment
+    module.augment = lambda images, draws: seen.append(draws) or augment(images, draws)
+    _, weights = tiny_run(tmp_path / "run", "--augment=1", module=module)
+    for step, (draws, rows) in enumerate(zip(seen, (4, 4, 1) * 2, strict=True)):
+        expected = np.random.default_rng((1, step)).random((rows, 9)) * 2 - 1
+        assert np.allclose(draws, expected, atol=1e-6)
+    assert tiny_run(tmp_path / "without")[1] != weights

@@ -77,7 +77,7 @@ def test_cells_agree():
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda script: script.stem)
 def test_length(script):
-    """Lines that hold code: no more than 710."""
+    """Lines that hold code: no more than 725."""
     no_code = {tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT}
     lines = set()
     before = None
@@ -86,7 +86,7 @@ def test_length(script):
         if token.type not in no_code and not docstring and token.string:
             lines.update(range(token.start[0], token.end[0] + 1))
         before = token.type if token.type != tokenize.NEWLINE else tokenize.NL
-    assert len(lines) <= 710
+    assert len(lines) <= 725
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda script: script.stem)
