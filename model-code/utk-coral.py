@@ -764,11 +764,11 @@ def train(model, splits, args, device, checkpoint, stop):
         for number, rows, mine, share, images in batches(split, args, True, first, title):
             step = epoch * steps + number
             images = to_device(images, device, args)
+            labels = split.labels[rows[mine]].to(device)
+            progress["waited"] += time.time() - asked
             if args.augment:
                 draws = np.random.default_rng((args.seed, step)).uniform(-1, 1, (len(rows), 9))
                 images = augment(images, torch.from_numpy(draws[mine]).float().to(device))
-            labels = split.labels[rows[mine]].to(device)
-            progress["waited"] += time.time() - asked
             with torch.autocast(device.type, torch.bfloat16, enabled=bool(args.amp)):
                 logits, gender_logits = network(images)
             cost = cost_fn(logits.float(), labels, imp) * share

@@ -87,19 +87,18 @@ def test_answers_for_image_and_mirror_image(loss):
 
 
 @pytest.mark.parametrize(
-    "changed", [(), "turn", "scale", ("turn", "scale"), "right", ("right", "down")]
+    "changed", [(), ("turn",), ("scale",), ("turn", "scale"), ("right",), ("right", "down")]
 )
 def test_augment_turns_scales_and_moves(changed):
     """As torchvision's affine does, away from the border, beyond which edge pixels are repeated."""
     image = torch.rand(1, 3, 50, 50, generator=torch.Generator().manual_seed(0))
-    right, down = 50 * 0.03 * ("right" in changed), -25 * 0.03 * ("down" in changed)
+    turn, scale, right, down = (word in changed for word in ("turn", "scale", "right", "down"))
     draws = torch.zeros(1, 9)
-    draws[0, :4] = torch.tensor(["turn" in changed, -0.5 * ("scale" in changed), 1, 1])
-    draws[0, 2:4] = torch.tensor([right, down]) / 1.5  # of 3 % of 50 pixels
+    draws[0, :4] = torch.tensor([turn, -0.5 * scale, right, -0.5 * down])
     found = load(SCRIPT).augment(image, draws)
-    angle, scale = -10.0 * ("turn" in changed), math.exp(0.06 * ("scale" in changed))
+    move = [-1.5 * right, 0.75 * down]  # pixels; 3 % of 50 are 1.5
     how = {"shear": [0, 0], "interpolation": InterpolationMode.BILINEAR}
-    expected = affine(image, angle, [-right, -down], scale, **how)
+    expected = affine(image, -10.0 * turn, move, math.exp(0.06 * scale), **how)
     inner = (..., slice(8, 42), slice(8, 42))
     assert torch.allclose(found[inner], expected[inner], atol=1e-5)
     assert found.min() >= image.min()  # no zeros from beyond the border
