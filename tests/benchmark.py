@@ -66,7 +66,7 @@ def plain_loop(module, model, loader, first_step=lambda: None):
     optimizer, imp = torch.optim.Adam(model.parameters(), lr=0.0005), torch.ones(1)
     model.train()
     for number, (images, labels) in enumerate(loader):
-        cost = module.cost_fn(model(images)[0], labels, imp)
+        cost = module.cost_fn(model(images)[0], labels, imp).mean()
         optimizer.zero_grad()
         cost.backward()
         optimizer.step()
@@ -127,14 +127,14 @@ def step_rates(module, split, args, folder):
     few.files, few.pixels = split.files[rows], split.pixels[rows]
     few.labels, few.genders = split.labels[rows], split.genders[rows]
     ready = []
-    for _, mine, _, _, images in module.batches(few, args, True):
+    for _, mine, _, images in module.batches(few, args, True):
         ready.append((module.to_device(images, CPU, args), few.labels[mine]))
     models = {last: module.ResNet34() for last in (0, 1)}
     models[1].to(memory_format=torch.channels_last)
 
     def own(channels_last):
         options = argparse.Namespace(**vars(args) | {"channels_last": channels_last, "epochs": 1})
-        module.train(models[channels_last], {"train": few}, options, CPU, None, [0])
+        module.train(models[channels_last], {"train": few}, options, CPU)
         return float((folder / "history.csv").read_text().split()[-1].split(",")[4])
 
     def plain():
@@ -311,7 +311,7 @@ def main():
         options += [f"--image_path={folder / 'images'}", f"--batch_size={given.batch_size}"]
         args = module.parse_settings([*options, f"--outpath={folder}"])
         split = module.read_split(args.train_csv, args.image_path, 0)
-        module.load_pixels({"train": split}, args, [0])
+        module.load_pixels({"train": split}, args)
         print(f"torch {torch.__version__}, {torch.get_num_threads()} threads", end=", ")
         print(f"{len(split.files)} images, batches of {given.batch_size}")
 

@@ -90,10 +90,10 @@ def test_fewer_devices_than_processes(data, capsys, monkeypatch):
 def test_the_command_that_resumes(everywhere, said, capsys, monkeypatch):
     monkeypatch.setattr(UTK, "PROCESSES", everywhere)
     monkeypatch.setattr(UTK, "LOCAL_PROCESSES", 4)
-    monkeypatch.setattr(sys, "argv", ["utk-coral.py", "--seed=1"])
+    monkeypatch.setattr(sys, "argv", ["utk-coral.py", "--outpath=my run", "--seed=1"])
     with pytest.raises(SystemExit, match="143"):
-        UTK.leave_if(15)
-    command = f"torchrun --nproc_per_node{said}utk-coral.py --seed=1 --resume\n"
+        UTK.exit_on_signal(15, UTK.parse_settings(["--outpath=my run", "--seed=1"]))
+    command = f"torchrun --nproc_per_node{said}utk-coral.py --outpath 'my run' --resume\n"
     assert capsys.readouterr().err.endswith(f"stopped by SIGTERM; go on with: {command}")
 
 

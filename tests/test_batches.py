@@ -10,8 +10,6 @@ from conftest import ROOT, load
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
-STOP = [0]
-
 
 class Images(Dataset):
     """The images of a CSV, transformed."""
@@ -43,7 +41,7 @@ def small_splits(module, tmp_path, train=21, test=10):
         source = {"train": module.TRAIN_CSV_PATH, "test": module.TEST_CSV_PATH}[name]
         csv.write_text("".join(source.open().readlines()[: rows + 1]))
         splits[name] = module.read_split(csv, module.IMAGE_PATH, 0)
-    module.load_pixels(splits, settings(tmp_path), STOP)
+    module.load_pixels(splits, settings(tmp_path))
     return splits
 
 
@@ -69,8 +67,8 @@ def test_against_data_loader(dataset, workers, tmp_path):
 
     torch.manual_seed(3)
     for name in passes:
-        for _, rows, mine, share, images in module.batches(splits[name], args, name == "train"):
-            assert (mine, share) == (slice(0, len(rows)), 1)
+        for _, rows, mine, images in module.batches(splits[name], args, name == "train"):
+            assert mine == slice(0, len(rows))
             images = module.to_device(images, torch.device("cpu"), args)
             found.append((images, torch.tensor(rows)))
     assert [len(rows) for _, rows in found] == [8, 8, 5, 8, 2, 8, 8, 5, 8, 8, 5]
@@ -102,10 +100,10 @@ def test_going_on_within_a_pass(tmp_path):
         torch.manual_seed(5)
         whole = list(module.batches(split, args, True))
         torch.manual_seed(5)
-        rest = list(module.batches(split, args, True, first=1))
+        rest = list(module.batches(split, args, True, start_batch=1))
         assert [number for number, *_ in rest] == [1, 2]
         for after, before in zip(rest, whole[1:], strict=True):
-            assert (after[1] == before[1]).all() and (after[4] == before[4]).all()
+            assert (after[1] == before[1]).all() and (after[3] == before[3]).all()
 
 
 def test_mirroring_changes_nothing_else(tmp_path):
@@ -116,7 +114,7 @@ def test_mirroring_changes_nothing_else(tmp_path):
         torch.manual_seed(6)
         batches = module.batches(split, settings(tmp_path, flip=flip), True)
         passes[flip] = [
-            (row, image) for _, rows, _, _, x in batches for row, image in zip(rows, x, strict=True)
+            (row, image) for _, rows, _, x in batches for row, image in zip(rows, x, strict=True)
         ]
     mirrored = 0
     for (row, plain), (same_row, image) in zip(passes[0], passes[1], strict=True):
@@ -133,8 +131,8 @@ def test_sizes(size, side, tmp_path):
     splits = {"test": module.read_split(module.TEST_CSV_PATH, module.IMAGE_PATH, 0)}
     splits["test"].files = splits["test"].files[:3]
     args = settings(tmp_path, image_size=size)
-    module.load_pixels(splits, args, STOP)
-    _, _, _, _, images = next(module.batches(splits["test"], args, False))
+    module.load_pixels(splits, args)
+    *_, images = next(module.batches(splits["test"], args, False))
     steps = [transforms.Resize((side, side)), transforms.CenterCrop(size), transforms.PILToTensor()]
     for image, file in zip(images, splits["test"].files, strict=True):
         expected = transforms.Compose(steps)(PIL.Image.open(file))
@@ -152,7 +150,7 @@ def test_other_kinds_of_images(mode, tmp_path):
     other.save(tmp_path / name)
     pd.DataFrame({"file": [name], "age": [0]}).to_csv(tmp_path / "test.csv")
     splits = {"test": module.read_split(tmp_path / "test.csv", tmp_path, 0)}
-    module.load_pixels(splits, settings(tmp_path), STOP)
+    module.load_pixels(splits, settings(tmp_path))
     with PIL.Image.open(tmp_path / name) as image:
         expected = transforms.PILToTensor()(image.convert("RGB").resize((128, 128), 2))
     assert torch.equal(torch.from_numpy(splits["test"].pixels[0]), expected)

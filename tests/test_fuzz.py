@@ -141,7 +141,7 @@ def test_images(count, tmp_path, monkeypatch):
         content = kinds[number] if whole else draw.choice(kinds)
         file.write_bytes(content if whole else mutated(draw, content))
         split = SimpleNamespace(files=[str(file)], facts={"csv": "rows.csv"})
-        outcome(UTK.load_pixels, {"train": split}, args, [0])
+        outcome(UTK.load_pixels, {"train": split}, args)
         accepted += "images_sha256" in split.facts
         assert ("images_sha256" in split.facts) == (MAKE_CSV.inspect(file)[1] is None)
         assert not any(cache.iterdir())
@@ -185,12 +185,17 @@ def equal(a, b):
 def test_checkpoints(count, tmp_path):
     """A checkpoint is taken as it was written or refused, no code in it runs, no file changes."""
     draw, out, made = random.Random(3), tmp_path / "run", tmp_path / "made"
-    args = UTK.parse_settings([f"--outpath={out}", "--resume", "--seed=1"])
-    settings = {key: str(value) for key, value in vars(args).items() if key in UTK.FREE_ON_RESUME}
+    argv = [f"--outpath={out}", "--resume", "--seed=1"]
+    args = UTK.parse_settings(argv)
+    settings = {k: v if v is None else str(v) for k, v in vars(args).items() if k in UTK.PATHS}
     facts = {"script": "utk-coral.py", "script_sha256": "", "processes": 1, "status": "running"}
-    facts |= {"seed": 1, "settings": vars(args) | settings, "data": {}}
+    facts |= {"seed": 1, "settings": vars(args) | settings | {"outpath": str(out)}, "data": {}}
     layer = torch.nn.BatchNorm2d(4)
-    state = {"model": dict(layer.state_dict()), "progress": {"best": {}}, "total": torch.zeros(())}
+    state = {
+        "model": dict(layer.state_dict()),
+        "progress": {"best": {}},
+        "epoch_cost": torch.zeros(()),
+    }
     state |= {"rng": torch.get_rng_state(), "run": ["utk-coral.py", 1]}
     out.mkdir()
     (out / "run.json").write_text(json.dumps(facts))
@@ -198,11 +203,11 @@ def test_checkpoints(count, tmp_path):
     for _ in range(count):
         content = damaged(draw, state, made)
         (out / "checkpoint.pt").write_bytes(content)
-        found = outcome(UTK.earlier_run, args)
+        found = outcome(UTK.earlier_run, argv, args)
         assert not found or equal(found[1], state)
         assert (out / "checkpoint.pt").read_bytes() == content and not made.exists()
     (out / "checkpoint.pt").write_bytes(encoded(state))
-    assert equal(outcome(UTK.earlier_run, args)[1], state)
+    assert equal(outcome(UTK.earlier_run, argv, args)[1], state)
 
 
 @cases(400)

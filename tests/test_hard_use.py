@@ -304,7 +304,7 @@ def test_no_other_program_is_started(tmp_path):
     split = SimpleNamespace(files=[tmp_path / "code.jpg"], facts={"csv": ""})
     split.pixels = np.empty((1, 3, 34, 34), np.uint8)
     with pytest.raises(SystemExit):
-        load(AFAD).decode(split, SimpleNamespace(image_size=32), [0])
+        load(AFAD).decode(split, SimpleNamespace(image_size=32))
 
 
 def test_weights_of_another_shape(module, tmp_path, capsys):

@@ -31,7 +31,9 @@ def test_coral_cost_and_probas(labels):
             p = 1 / (1 + math.exp(-logits[i, k]))
             assert CORAL.compute_probas(logits)[i, k] == pytest.approx(p, rel=1e-5)
             total -= weights()[k].item() * math.log(p if labels[i] > k else 1 - p)
-    assert CORAL.cost_fn(logits, labels, weights()).item() == pytest.approx(total / 9, rel=1e-5)
+    assert CORAL.cost_fn(logits, labels, weights()).mean().item() == pytest.approx(
+        total / 9, rel=1e-5
+    )
 
 
 def test_ordinal_cost_and_probas(labels):
@@ -43,7 +45,9 @@ def test_ordinal_cost_and_probas(labels):
             p = above / (below + above)
             assert ORDINAL.compute_probas(logits)[i, k] == pytest.approx(p, rel=1e-5)
             total -= weights()[k].item() * math.log(p if labels[i] > k else 1 - p)
-    assert ORDINAL.cost_fn(logits, labels, weights()).item() == pytest.approx(total / 9, rel=1e-5)
+    assert ORDINAL.cost_fn(logits, labels, weights()).mean().item() == pytest.approx(
+        total / 9, rel=1e-5
+    )
 
 
 def test_ce_cost_and_probas(labels):
@@ -55,7 +59,7 @@ def test_ce_cost_and_probas(labels):
             [e / sum(exps) for e in exps], rel=1e-5
         )
         total -= math.log(exps[labels[i]] / sum(exps))
-    assert CE.cost_fn(logits, labels, None).item() == pytest.approx(total / 9, rel=1e-5)
+    assert CE.cost_fn(logits, labels, None).mean().item() == pytest.approx(total / 9, rel=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -66,7 +70,7 @@ def test_ce_cost_and_probas(labels):
 def test_gradients(module, shape, labels):
     logits = torch.randn(9, *shape, dtype=torch.float64)
     gradient = torch.autograd.functional.jacobian(
-        lambda z: module.cost_fn(z, labels, weights()), logits
+        lambda z: module.cost_fn(z, labels, weights()).mean(), logits
     )
     step = 1e-6
     for position in [
@@ -78,7 +82,7 @@ def test_gradients(module, shape, labels):
         for sign in (1, -1):
             moved = logits.clone()
             moved[position] += sign * step
-            shifted.append(module.cost_fn(moved, labels, weights()).item())
+            shifted.append(module.cost_fn(moved, labels, weights()).mean().item())
         slope = (shifted[0] - shifted[1]) / (2 * step)
         assert gradient[position].item() == pytest.approx(slope, rel=1e-5, abs=1e-8)
 

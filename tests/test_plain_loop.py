@@ -87,7 +87,7 @@ def test_costs_and_metrics(name, tmp_path):
     lines = []
     for epoch in range(2):
         for number, (images, labels) in enumerate(loader):
-            cost = module.cost_fn(network(module, images), labels, imp)
+            cost = module.cost_fn(network(module, images), labels, imp).mean()
             optimizer.zero_grad()
             cost.backward()
             optimizer.step()

@@ -30,7 +30,7 @@ PAPER = {  # SPEC: Adam at 0.0005, 200 epochs, batches of 256, crops of 120, not
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda script: script.stem)
 def test_the_papers_column(script):
     module = load(script)
-    assert {name: row[0] for name, row in module.RECIPES.items()} == PAPER
+    assert {name: module.SETTINGS[name][0] for name in PAPER} == PAPER
     args = vars(module.parse_settings(["--outpath=run"]))
     assert {name: args[name] for name in PAPER} == PAPER
 
@@ -52,7 +52,7 @@ def test_the_tables_rows_are_all_that_changes(tmp_path):
     paper, _ = tiny_run(tmp_path / "paper")
     fast, weights = tiny_run(tmp_path / "fast", "--recipe=fast")
     given = {"epochs": 2, "batch_size": 4, "image_size": 40}
-    table = {name: row[1] for name, row in load(SCRIPT).RECIPES.items()}
+    table = {name: load(SCRIPT).SETTINGS[name][1] for name in PAPER}
     assert {key: value for key, value in paper.items() if fast[key] != value} == {
         "recipe": "paper",
         "outpath": str(tmp_path / "paper"),

@@ -8,6 +8,7 @@ of an uninterrupted run byte for byte, and so must the costs.
 import csv
 import hashlib
 import json
+import math
 import os
 import re
 import resource
@@ -332,7 +333,7 @@ def test_signals(data, out, whole):
     process = start(data, out, "--seed=1", "--overwrite")
     send_in(process, out, "training", signal.SIGTERM, lines=2)
     words = command_in(complete(process, 143), signal.SIGTERM)
-    assert words[0] == str(SCRIPT) and words[-1] == "--resume" and "--overwrite" not in words
+    assert words == [str(SCRIPT), "--outpath", str(out), "--resume"]
     checkpoint = torch.load(out / "checkpoint.pt", weights_only=True)
     done = len(costs(out))
     assert done in (2, 3)  # the batch under way is finished
@@ -645,22 +646,27 @@ def slow_errors(model, data, name):
 # Parts
 
 
-@pytest.mark.parametrize("steps", [6, 10, 57, 1000])
+@pytest.mark.parametrize("steps", [1, 3, 6, 10, 57, 1000])
 def test_learning_rate(steps):
-    args = SimpleNamespace(onecycle=1, lr=0.003)
-    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, 0.003, total_steps=steps, pct_start=0.2, cycle_momentum=False
-    )
-    module = load(SCRIPT)
+    """Along a cosine from lr/25 up to lr in a fifth of the steps, along another down to
+    lr/250,000; a run of fewer steps than 6 ends before."""
+    settings = SimpleNamespace(lr=0.003, onecycle=1, weight_decay=0.0)
+    optimizer, schedule = load(SCRIPT).optimisation(torch.nn.Linear(1, 1), settings, steps)
+    peak, last = 0.2 * max(steps, 6) - 1, max(steps, 6) - 1
     for step in range(steps):
-        expected = schedule.get_last_lr()[0]
-        assert module.learning_rate(args, step, steps) == pytest.approx(expected, rel=1e-9)
-        if step + 1 < steps:
-            optimizer.step()
-            schedule.step()
-    assert all(0 < module.learning_rate(args, 0, few) <= 0.003 for few in range(1, 6))
-    assert module.learning_rate(SimpleNamespace(onecycle=0, lr=0.7), 3, steps) == 0.7
+        low, high, part = 0.003 / 25, 0.003, step / peak
+        if step > peak:
+            low, high, part = 0.003, 0.003 / 250_000, (step - peak) / (last - peak)
+        expected = low + (high - low) * (1 - math.cos(math.pi * part)) / 2
+        assert optimizer.param_groups[0]["lr"] == pytest.approx(expected, rel=1e-9)
+        optimizer.step()
+        schedule.step()
+    constant = SimpleNamespace(lr=0.7, onecycle=0, weight_decay=0.0)
+    optimizer, schedule = load(SCRIPT).optimisation(torch.nn.Linear(1, 1), constant, steps)
+    for _ in range(8):
+        optimizer.step()
+        schedule.step()
+        assert optimizer.param_groups[0]["lr"] == 0.7
 
 
 def test_update_average():

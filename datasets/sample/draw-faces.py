@@ -1,4 +1,5 @@
-"""Draw cartoon faces in the folders, file names and CSV formats of AFAD, CACD, MORPH-2 and UTKFace.
+"""Draw cartoon faces in the folders, file names and CSV formats of AFAD, CACD, MORPH-2 and UTKFace,
+and, as "faces", in folders named by age, from 0 to 100.
 
     python draw-faces.py --overwrite                                     the set beside this script
     python draw-faces.py --datasets afad --count 20000 --out ~/drawn     a large one
@@ -43,6 +44,7 @@ DATASETS = {
     "cacd": (14, 49, 120, 120, (60, 68), 44, 4.0, 0.08, 160),
     "morph2": (16, 55, 200, 240, (100, 120), 60, 5.0, 0.05, 160),
     "utk": (21, 40, 200, 200, (100, 114), 72, 7.0, 0.08, 160),
+    "faces": (0, 101, 200, 200, (100, 114), 72, 7.0, 0.08, 160),
 }
 CUE_NOISE = 0.18  # standard deviation of the age that a single cue shows, in ranges of the data set
 MAX_COUNT = 400_000  # AFAD's and MORPH-2's numbers have six digits
@@ -52,6 +54,7 @@ COLUMNS = {
     "cacd": ",file,age",
     "morph2": ",id_num,picture_num,race,Male,facial_hair,age,glasses,quality",
     "utk": ",file,age",
+    "faces": "file,age,gender",
 }
 
 SKINS = [(255, 224, 196), (241, 194, 155), (208, 152, 104), (141, 85, 54), (96, 60, 42)]
@@ -306,6 +309,7 @@ def draw_picture(dataset, age, male, rng):
     """An RGB image in the data set's size, drawn at twice that size and reduced."""
     youngest, classes, width, height, nose_tip, unit, shift, zoom, _ = DATASETS[dataset]
     face = looks((age - youngest) / (classes - 1), male, rng)
+    face.beard *= age >= 14  # the cues are noisy, and children would have one
     background = rng.uniform(40, 226) + rng.normal(0, 30, (3, 3, 3))
     image = Image.fromarray(np.clip(background, 0, 255).astype(np.uint8))
     image = image.resize((2 * width, 2 * height), Image.Resampling.BICUBIC)
@@ -375,6 +379,9 @@ def draw_row(task):
         subject, picture = 100_000 + number, int(rng.integers(5))
         path = f"{subject}_{picture:02d}{'M' if male else 'F'}{age}.jpg"
         row = [path, subject, picture, "BWHAO"[race], 1 if male else -1, "", label, "", "GOOD"]
+    elif dataset == "faces":
+        path = f"{age:03d}/{number:06d}.jpg"
+        row = [path, label, "male" if male else "female"]
     else:
         taken = datetime(2017, 1, 9) + timedelta(milliseconds=8191 * number)
         path = f"{age}_{0 if male else 1}_{race}_{taken:%Y%m%d%H%M%S%f}"[:-3] + ".jpg.chip.jpg"
@@ -418,7 +425,7 @@ def main(argv=None):
     here = Path(__file__).resolve().parent
     parser.add_argument("--out", type=Path, default=here, help="folder (default: this script's)")
     parser.add_argument(
-        "--datasets", nargs="+", choices=DATASETS, default=list(DATASETS), help="default: all four"
+        "--datasets", nargs="+", choices=DATASETS, default=list(DATASETS), help="default: all five"
     )
     parser.add_argument(
         "--count", type=int, help="training images per set, and a quarter for testing (480 or 160)"
