@@ -1,13 +1,18 @@
-"""Keep what the twelve training scripts share the same text.
+"""Keep what the training scripts share the same text.
 
     python model-code/cells.py                 check; a diff and exit code 1 if something differs
     python model-code/cells.py afad-coral      copy that script's cells to its sisters, then check
+
+The scripts are the files named <data set>-<loss>.py beside this one: a data set's name is of
+lower-case letters and digits, a loss is ce, coral or ordinal. Not every data set needs every loss.
 
 A line `# %% Title [scope]` opens a cell, which runs to the next such line; what stands before the
 first cell is the script's own. The scope names the scripts that hold the identical cell: `all`,
 data sets (`afad, utk`), losses (`coral, ordinal`) or scripts (`afad-coral`). Of the scopes that
 one title has, the narrowest that names a script governs there: script, then data set or loss,
 then all. Blank lines at the end of a cell don't count.
+
+Data of your own: copy faces-coral.py to mine-coral.py and let its data-set cell say [mine].
 """
 
 import argparse
@@ -20,9 +25,10 @@ from collections import defaultdict, namedtuple
 from itertools import chain, combinations, pairwise
 from pathlib import Path
 
-DATASETS = ("afad", "cacd", "morph2", "utk")
 LOSSES = ("ce", "coral", "ordinal")
-SCRIPTS = [f"{dataset}-{loss}" for dataset in DATASETS for loss in LOSSES]
+# A data set named like another word of a scope could not be told from it.
+NAME = re.compile(rf"(?!(all|{'|'.join(LOSSES)})-)[a-z0-9]+-({'|'.join(LOSSES)})")
+MEANT = re.compile(rf"(?i).*[-_ ]({'|'.join(LOSSES)})(?![a-z]).*")  # My-data-coral, mine_coral_2
 
 # Tail: the blank lines after the body. The first cell of a script holds its docstring, has the
 # title None and names no script.
@@ -41,34 +47,44 @@ def place(cell):
     return f"{cell.script}.py:{cell.line} {cell.body.splitlines()[0]!r}"
 
 
-def parse_scope(text):
-    """The scope that stands in brackets; None if a word is unknown or of another kind."""
+def datasets_of(scripts):
+    return list(dict.fromkeys(script.split("-")[0] for script in scripts))
+
+
+def parse_scope(text, scripts):
+    """The scope that stands in brackets; None if a word is unknown or of another kind.
+
+    The names of ``scripts`` and their data sets are known, so that a misspelt one is not taken for
+    one whose files are gone; of losses all three, since a data set need not have them all.
+    """
     words = {word.strip() for word in text.split(",")}
-    for rank, known in (0, {"all"}), (1, DATASETS), (1, LOSSES), (2, SCRIPTS):
+    for rank, known in (0, {"all"}), (1, datasets_of(scripts)), (1, LOSSES), (2, scripts):
         if words <= set(known):
-            named = {script for script in SCRIPTS if words & {"all", script, *script.split("-")}}
+            named = {script for script in scripts if words & {"all", script, *script.split("-")}}
             return Scope(rank, frozenset(named))
 
 
-def parse_script(script, text, problems):
+def parse_script(script, texts, problems):
     """The cells of a script; what is wrong with their first lines goes to ``problems``."""
     cells, line = [], 1
-    for chunk in re.split(r"(?m)^(?=#[ \t]*%%)", text):
+    hint = f"if this is the cell of the script's own data set, write [{script.split('-')[0]}]"
+    for chunk in re.split(r"(?m)^(?=#[ \t]*%%)", texts[script]):
         body, tail = re.fullmatch(r"(?s)(.*\S[^\n]*|)(\s*)", chunk).groups()
         cell = Cell(script, line, None, Scope(0, frozenset()), body, tail)
         line += chunk.count("\n")
         if cells:
             head = re.match(r"# %% +(\S.*?) +\[([^][\n]*)\]\s*(\n|$)", body)
-            scope = head and parse_scope(head[2])
+            scope = head and parse_scope(head[2], texts)
             if not head:
                 problems.append(f"{place(cell)}: not of the form '# %% Title [scope]'")
             elif not scope:
                 problems.append(
-                    f"{place(cell)}: a scope is all, or data sets ({', '.join(DATASETS)}),"
-                    f" or losses ({', '.join(LOSSES)}), or scripts (afad-ce, ...), of one kind"
+                    f"{place(cell)}: a scope is all, or data sets that have a script here"
+                    f" ({', '.join(datasets_of(texts))}), or losses ({', '.join(LOSSES)}), or"
+                    f" scripts ({script}, ...), of one kind; {hint}"
                 )
             elif script not in scope.scripts:
-                problems.append(f"{place(cell)}: the scope does not name this script")
+                problems.append(f"{place(cell)}: the scope does not name this script; {hint}")
             elif head[1] in [earlier.title for earlier in cells]:
                 problems.append(f"{place(cell)}: the second cell of that title in this script")
             else:
@@ -79,32 +95,45 @@ def parse_script(script, text, problems):
     return cells
 
 
+def read_texts(folder, problems):
+    """{script: its text} for the scripts in ``folder``; misnamed ones go to ``problems``."""
+    texts = {}
+    for path in sorted(folder.glob("[!.]*.py")):  # editors leave hidden files
+        named = NAME.fullmatch(path.stem)
+        try:
+            text = path.read_bytes().decode("utf-8", "strict" if named else "replace")
+        except (OSError, UnicodeDecodeError) as error:
+            sys.exit(f"{path.name}: not readable as UTF-8 text: {error}")
+        if named:
+            texts[path.stem] = text
+        elif MEANT.fullmatch(path.stem) or re.search(r"(?m)^# %% .*\[all\]\s*$", text):
+            problems.append(
+                f"{path.name}: rename it: a training script is named <data set>-<loss>.py, as in"
+                " mine-coral.py, its data set by lower-case letters and digits (none of"
+                f" {', '.join(('all', *LOSSES))}), its loss one of {', '.join(LOSSES)}"
+            )
+    return texts
+
+
 def read_folder(folder):
     """({script: its cells}, line ending); exit code 1 where the cells are not told apart."""
-    missing = [f"{script}.py" for script in SCRIPTS if not (folder / f"{script}.py").is_file()]
-    if missing:
-        fail(f"{folder}: all twelve scripts are needed; missing: {', '.join(missing)}")
-    texts, problems = {}, []
-    for script in SCRIPTS:
-        try:
-            texts[script] = (folder / f"{script}.py").read_bytes().decode("utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            sys.exit(f"{script}.py: not readable as UTF-8 text: {error}")
+    problems = []
+    texts = read_texts(folder, problems)
+    if not texts and not problems:
+        fail(f"{folder}: no script there is named <data set>-<loss>.py, such as afad-coral.py")
     crlf = all(text.count("\n") == text.count("\r\n") for text in texts.values())
-    mixed = [f"{script}.py" for script in SCRIPTS if "\r" in texts[script] and not crlf]
+    mixed = [f"{script}.py" for script in texts if "\r" in texts[script] and not crlf]
     if mixed:
         problems.append(f"{', '.join(mixed)}: lines end in CRLF, elsewhere in LF; save all in one")
-    scripts = {
-        script: parse_script(script, text.replace("\r\n", "\n"), problems)
-        for script, text in texts.items()
-    }
+    texts = {script: text.replace("\r\n", "\n") for script, text in texts.items()}
+    scripts = {script: parse_script(script, texts, problems) for script in texts}
     scopes = {(cell.title, cell.scope): cell for cell in chain(*scripts.values()) if cell.title}
     for a, b in combinations(scopes.values(), 2):
         both = a.scope.scripts & b.scope.scripts
         if a.title == b.title and a.scope.rank == b.scope.rank and both:
             problems.append(
                 f"{place(a)} and {place(b)} both claim {min(both)}, and neither is the narrower:"
-                " no cell depends on data set and loss at once"
+                f" no cell depends on data set and loss at once; an exception says [{min(both)}]"
             )
     if problems:
         sys.exit("\n".join(problems))
@@ -156,7 +185,7 @@ def check(folder):
             text = f"{', '.join(few)}: {a!r} stands before {b!r}, but after it in {', '.join(many)}"
             displaced.setdefault(tuple(few), text)  # one, though a cell may have passed several
     findings += displaced.values()
-    summary = f"{len(SCRIPTS)} scripts, {len(groups)} cells, all the same where they should be"
+    summary = f"{len(scripts)} scripts, {len(groups)} cells, all the same where they should be"
     print("\n".join(findings) or summary)
     return 1 if findings else 0
 
@@ -164,6 +193,8 @@ def check(folder):
 def copy(folder, source):
     """Write the cells of ``source`` into its sisters; exit code 1 where that would lose text."""
     scripts, ending = read_folder(folder)
+    if source not in scripts:
+        fail(f"no script is named {source!r}; choose from: {', '.join(scripts)}")
     cells = scripts[source]
     sisters = {script: list(own) for script, own in scripts.items() if script != source}
     own_scopes = {cell.title: cell.scope for cell in cells}
@@ -217,16 +248,13 @@ def copy(folder, source):
 
 
 def main(argv=None):
-    parser = argparse.ArgumentParser(description="Check or copy what the twelve scripts share.")
+    parser = argparse.ArgumentParser(description="Check or copy what the scripts share.")
     parser.error = fail
     parser.add_argument("script", nargs="?", help="copy its cells to its sisters, then check")
     parser.add_argument("--folder", type=Path, default=Path(__file__).resolve().parent)
     args = parser.parse_args(argv)
     if args.script:
-        script = args.script.removesuffix(".py")
-        if script not in SCRIPTS:
-            fail(f"no script is named {args.script!r}; choose from: {', '.join(SCRIPTS)}")
-        copy(args.folder, script)
+        copy(args.folder, args.script.removesuffix(".py"))
     return check(args.folder)
 
 

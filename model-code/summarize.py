@@ -2,9 +2,9 @@
 
     python summarize.py run1 run2 run3 --out report
 
-A RUN is a folder written by one of the twelve scripts, or a folder with a published training.log
-(and test_predictions.log). The report: index.html (opens from disk), results.md, results.csv,
-paired.csv, by_group.csv and the plots as PNG.
+A RUN is a folder written by a training script, whatever its data set, or a folder with a published
+training.log (and test_predictions.log). The report: index.html (opens from disk), results.md,
+results.csv, paired.csv, by_group.csv and the plots as PNG.
 
 Runs are averaged over seeds only where all else agrees: data set, loss, task importance weights,
 gender output, epoch (the last, or the one chosen on validation), and every setting and data file
@@ -15,9 +15,7 @@ comparison; losses are compared image by image only within one.
 import argparse
 import hashlib
 import html
-import io
 import json
-import os
 import re
 import sys
 from itertools import combinations
@@ -26,6 +24,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from tqdm import tqdm
+from whole_files import written
 
 try:
     from matplotlib.colors import LinearSegmentedColormap, LogNorm
@@ -34,7 +33,8 @@ except ImportError:
     print("summarize.py: error: pip install -r requirements-extras.txt first", file=sys.stderr)
     sys.exit(2)
 
-YOUNGEST_AGE = {"afad": 15, "cacd": 14, "morph2": 16, "utk": 21}
+# The published logs and their CSVs speak of labels, of which the lowest has this age.
+PUBLISHED_YOUNGEST_AGE = {"afad": 15, "cacd": 14, "morph2": 16, "utk": 21}
 LOSSES = {"ce": "CE", "ordinal": "OR-CNN", "coral": "CORAL"}
 COLOURS = {"ce": "#d55e00", "ordinal": "#0072b2", "coral": "#009e73"}  # told apart by all eyes
 GENDERS = ["female", "male"]
@@ -97,15 +97,15 @@ def read_run_json(path, notes):
         "median_mae": float(data["test"]["median_mae"]),
         "curves": read(read_history, folder / "history.csv"),
     }
-    if result["dataset"] not in YOUNGEST_AGE or result["loss"] not in LOSSES:
-        raise ValueError(f"unknown data set or loss: {result['dataset']}, {result['loss']}")
+    if not re.fullmatch("[a-z0-9]+", result["dataset"]) or result["loss"] not in LOSSES:
+        raise ValueError(f"no data set or no loss: {result['dataset']}, {result['loss']}")
     settings = {key: value for key, value in options.items() if key not in NOT_COMPARED}
     settings |= {key: record[key] for key in ("num_classes", "youngest_age", "processes")}
     settings["train"] = image_set(data["train"])
     results = []
     for prefix in ["", "best_"] if options.get("valid_csv") else [""]:
         file = folder / f"{prefix}test_predictions.csv"
-        images = read(read_predictions, file, record["dataset"], data["test"]["rows"])
+        images = read(read_predictions, file, record)
         labels = images["true_age"].to_numpy() - record["youngest_age"]
         file = folder / f"{prefix}test_probas.npy"
         of_probas = read(read_probas, file, record["loss"], labels, record["num_classes"])
@@ -138,15 +138,24 @@ def read_history(path):
     return pd.read_csv(path)[["epoch", "cost", "valid_mae"]].astype(float)
 
 
-def read_predictions(path, dataset, rows):
+def read_predictions(path, record):
     table = pd.read_csv(path, keep_default_na=False, dtype={"path": str}, low_memory=False)
-    if len(table) != rows:
+    if len(table) != (rows := record["data"]["test"]["rows"]):
         raise ValueError(f"{len(table)} rows, {rows} expected")
-    return standard_images(table, dataset)
+    images = standard_images(table, record["dataset"])
+    youngest, oldest = record["youngest_age"], record["youngest_age"] + record["num_classes"] - 1
+    outside = ~images["true_age"].between(youngest, oldest)
+    if outside.any():
+        row, age = outside.idxmax() + 1, images["true_age"][outside.idxmax()]
+        raise ValueError(f"row {row}: true_age {age:g}, {youngest} to {oldest} by run.json")
+    return images
 
 
 def standard_images(table, dataset):
-    """path, true_age, predicted_age (years), age (decade), gender, race, and p_male if known."""
+    """path, true_age, predicted_age (years), age (decade), gender, race, and p_male if known.
+
+    Gender and race come from the table's columns; from file names for UTKFace only.
+    """
     images = table[["path"]].copy()
     for name in ["true_age", "predicted_age", "p_male"][: 3 if "p_male" in table else 2]:
         images[name] = table[name].astype(float)
@@ -274,7 +283,7 @@ def read_published_log(path, test_csvs, notes):
         )
         return results
     labels = read(read_labels, predictions, len(images))
-    images = images.assign(predicted_age=labels + YOUNGEST_AGE[dataset])
+    images = images.assign(predicted_age=labels + PUBLISHED_YOUNGEST_AGE[dataset])
     # The predictions are those of the epoch chosen on validation, where one was chosen.
     return [*results[:-1], score(results[-1], images, notes)]
 
@@ -290,7 +299,7 @@ def read_test_csv(path, dataset):
     """The images of a published CSV, whose ages are labels; nothing is predicted for them yet."""
     table = pd.read_csv(path, keep_default_na=False, dtype={0: str}, low_memory=False)
     paths = next(table[name] for name in ("path", "file", table.columns[0]) if name in table)
-    ages = table["age"].astype(int) + YOUNGEST_AGE[dataset]
+    ages = table["age"].astype(int) + PUBLISHED_YOUNGEST_AGE[dataset]
     return standard_images(table.assign(path=paths, true_age=ages, predicted_age=ages), dataset)
 
 
@@ -461,7 +470,12 @@ def by_group_table(number, groups):
                 row |= {"images": str(len(images)), "MAE": mean(images["MAE"])}
                 row |= {"bias": mean(images["bias"]), "gender accuracy %": mean(images["right"])}
                 rows.append(row)
-    return sorted(rows, key=lambda row: (row["by"], row["group"]))
+
+    def order(row):
+        by, part = row["by"], row["group"]
+        return by, len(part) if by == "age" else 0, part  # 100-109 comes after 90-99
+
+    return sorted(rows, key=order)
 
 
 # Plots. A loss keeps its colour, dashed where importance-weighted. Each shows the groups that have
@@ -625,7 +639,8 @@ def write_report(comparisons, notes, out):
         for name, table in TABLES.items()
     }
     for name, table in tables.items():
-        write(out / f"{name}.csv", encoded(table.to_csv(index=False)))
+        with written(out / f"{name}.csv") as file:
+            file.write(encoded(table.to_csv(index=False)))
 
     firsts = [next(iter(groups.values()))[0] for groups in comparisons]
     tables["results"]["settings"] = [
@@ -645,17 +660,18 @@ def write_report(comparisons, notes, out):
             shown = having(groups, needed)
             if shown:
                 name = f"{number}-{plot.__name__.removeprefix('plot_').replace('_', '-')}.png"
-                png = io.BytesIO()
-                plot(shown).savefig(png, dpi=120)
-                write(out / name, png.getvalue())
+                with written(out / name) as file:
+                    plot(shown).savefig(file, format="png", dpi=120)
                 page.append(f'<figure><img src="{name}" alt="{plot.__doc__}">')
                 page.append(f"<figcaption>{plot.__doc__}</figcaption></figure>")
     texts = [f"{to_markdown(tables[name])}\n{NOTES[name]}" for name in tables]
     texts += [html.escape(note) for note in notes]
-    write(out / "results.md", encoded("\n\n".join([*texts, ""])))
+    with written(out / "results.md") as file:
+        file.write(encoded("\n\n".join([*texts, ""])))
     head = f"<meta charset='utf-8'>{GENERATOR}<title>Results</title><style>{STYLE}</style>"
     page = ["<!doctype html>", f"<html lang='en'><head>{head}</head><body>", *page]
-    write(out / "index.html", encoded("\n".join([*page, "</body></html>\n"])))
+    with written(out / "index.html") as file:
+        file.write(encoded("\n".join([*page, "</body></html>\n"])))
 
 
 def paragraphs(*texts):
@@ -686,18 +702,6 @@ def to_markdown(table):
 def encoded(text):
     """UTF-8, also of a folder's name that is none."""
     return text.encode(errors="backslashreplace")
-
-
-def write(path, content):
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with open(temporary, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def old_report(out, overwrite):
@@ -734,7 +738,7 @@ def main(argv=None):
     old = old_report(out, args.overwrite)
     for option in args.published_test_csv:
         dataset, _, path = option.partition("=")
-        if dataset not in YOUNGEST_AGE or not path:
+        if dataset not in PUBLISHED_YOUNGEST_AGE or not path:
             fail(f"--published_test_csv {option}: write DATASET=CSV, as in morph2=morph2_test.csv")
         test_csvs[dataset] = read(read_test_csv, path, dataset)
     for folder in tqdm(args.runs, disable=None):

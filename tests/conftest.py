@@ -2,13 +2,23 @@
 
 import importlib.util
 import os
+import re
 import signal
 import subprocess
 import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-SCRIPTS = sorted((ROOT / "model-code").glob("*-*.py"))  # the twelve training scripts
+MODEL_CODE = ROOT / "model-code"
+NAME = r"[a-z0-9]+-(ce|coral|ordinal)"
+SCRIPTS = [path for path in sorted(MODEL_CODE.glob("*.py")) if re.fullmatch(NAME, path.stem)]
+PAPER = [  # the paper's twelve among them
+    MODEL_CODE / f"{dataset}-{loss}.py"
+    for dataset in ("afad", "cacd", "morph2", "utk")
+    for loss in ("ce", "coral", "ordinal")
+]
+
+sys.path.append(str(MODEL_CODE))  # the tools import modules that lie beside them
 
 # the tests run side by side (pyproject.toml), each on one core, and what they start as well
 os.environ.setdefault("OMP_NUM_THREADS", "1")

@@ -1,28 +1,27 @@
-"""model-code/cells.py on small made-up folders of twelve scripts, and on the real one."""
+"""model-code/cells.py on small made-up folders of scripts, and on the real one."""
 
 import resource
+import shutil
 import subprocess
 import sys
 
 import pytest
-from conftest import ROOT, run
+from conftest import PAPER, ROOT, SCRIPTS, run
 
 CELLS = ROOT / "model-code" / "cells.py"
-NAMES = [
-    f"{d}-{loss}" for d in ("afad", "cacd", "morph2", "utk") for loss in ("ce", "coral", "ordinal")
-]
+NAMES = [script.stem for script in PAPER]
 
 
 def cell(head, *lines):
     return "\n".join([f"# %% {head}", *lines]) + "\n"
 
 
-def make(folder, **changed):
-    """Twelve scripts of four or five cells, in order, that differ only where they should.
+def make(folder, names=NAMES, **changed):
+    """Scripts of four or five cells, in order, that differ only where they should.
 
     ``changed`` gives whole texts for some scripts, with ``_`` for the hyphen of their names.
     """
-    for name in NAMES:
+    for name in names:
         dataset, loss = name.split("-")
         parts = [
             f'"""The script {name}."""\n',
@@ -78,6 +77,149 @@ def assert_refused(folder, script, *parts):
 def test_the_real_scripts():
     check = run(CELLS)
     assert check.returncode == 0, check.stdout + check.stderr
+    assert check.stdout.startswith(f"{len(SCRIPTS)} scripts, ") and len(SCRIPTS) >= 12
+
+
+# Which files are scripts
+
+
+def test_scripts_are_found_not_listed(tmp_path):
+    """Two more data sets; one of them, and one of the paper's, with fewer losses than the rest."""
+    names = [*NAMES, "faces-ce", "faces-coral", "faces-ordinal", "2mine4-coral"]
+    make(tmp_path, names)
+    (tmp_path / "utk-ce.py").unlink()
+    check = cells(tmp_path)
+    said = SAME.replace("12 scripts, 10 cells", "15 scripts, 12 cells")
+    assert (check.returncode, check.stdout, check.stderr) == (0, said, "")
+    path = tmp_path / "2mine4-coral.py"
+    path.write_text(path.read_text().replace("    pass", "    return 1"))
+    copy = cells(tmp_path, "2mine4-coral")
+    targets = sorted(n for n in names if "-ce" not in n and n != "2mine4-coral")
+    targets = ", ".join(f"{name}.py" for name in targets)
+    assert (copy.returncode, copy.stdout.splitlines()[0]) == (
+        0,
+        f"copied from 2mine4-coral.py to {targets}",
+    )
+
+
+def test_a_folder_with_one_loss_or_one_script(tmp_path):
+    """`[coral, ordinal]` is good without a script for ordinal, `[all]` with a single script."""
+    make(tmp_path, ["faces-coral", "mine-coral"])
+    assert cells(tmp_path).stdout == SAME.replace("12 scripts, 10", "2 scripts, 6")
+    (tmp_path / "faces-coral.py").unlink()
+    assert cells(tmp_path).stdout == SAME.replace("12 scripts, 10", "1 scripts, 5")
+    assert cells(tmp_path, "mine-coral").stdout.startswith("copied from mine-coral.py to none\n")
+
+
+@pytest.mark.parametrize("folder", [".", "no/such/folder"])
+def test_a_folder_without_scripts(tmp_path, folder):
+    (tmp_path / "predict.py").write_text("import os\n")
+    for args in [], ["afad-ce"]:
+        check = cells(tmp_path / folder, *args)
+        assert (check.returncode, check.stdout) == (2, "")
+        said = f"cells.py: error: {tmp_path / folder}: no script there is named <data set>-<loss>"
+        assert check.stderr.startswith(said) and check.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["my-data-coral", "Mine-coral", "mine-Coral", "mine_coral", "mine-coral-2", "mine-coral (copy)"]
+    + ["mäuse-ce", "all-coral", "ce-ordinal", "coral-coral", "-coral"],
+)
+def test_names_that_are_nearly_those_of_scripts(tmp_path, name):
+    make(tmp_path)
+    (tmp_path / f"{name}.py").write_text("")
+    for args in [], ["afad-ce"]:
+        check = cells(tmp_path, *args)
+        assert (check.returncode, check.stdout, check.stderr.count("\n")) == (1, "", 1)
+        assert f"{name}.py: rename it: a training script is named <data set>-" in check.stderr
+
+
+@pytest.mark.parametrize("name", ["mine", "mine-corall", "mine-focal"])
+def test_a_copied_script_under_any_other_name(tmp_path, name):
+    make(tmp_path)
+    shutil.copy(tmp_path / "utk-coral.py", tmp_path / f"{name}.py")
+    check = cells(tmp_path)
+    assert (check.returncode, check.stdout, check.stderr.count("\n")) == (1, "", 1)
+    assert check.stderr.startswith(f"{name}.py: rename it: a training script is named ")
+
+
+def test_other_files_are_left_alone(tmp_path):
+    """Tools, a notebook of somebody's own, and what an editor keeps beside an open file."""
+    make(tmp_path)
+    for name in "cells.py", "whole_files.py", "my-tool.py", "my-cells.py", "force.py":
+        (tmp_path / name).write_bytes(b"# %% Output [markdown]\n# caf\xe9\n")
+    (tmp_path / ".#mine-coral.py").symlink_to("nowhere")
+    (tmp_path / "mine-coral.py.bak").write_text("")
+    assert_same(tmp_path)
+
+
+# Data of one's own
+
+
+def test_data_of_ones_own(tmp_path):
+    """A copied script, of which the check says what to do, and then as good as any other."""
+    make(tmp_path, [*NAMES, "faces-ce", "faces-coral", "faces-ordinal"])
+    mine = tmp_path / "mine-coral.py"
+    mine.write_text((tmp_path / "faces-coral.py").read_text().replace("'faces'", "'mine'"))
+    said = (
+        "mine-coral.py:9 '# %% Facts [faces]': the scope does not name this script;"
+        " if this is the cell of the script's own data set, write [mine]\n"
+    )
+    for args in [], ["mine-coral"], ["faces-coral"]:
+        check = cells(tmp_path, *args)
+        assert (check.returncode, check.stdout, check.stderr) == (1, "", said)
+
+    own = cell("Own [mine]", "A = 1") + "\n\n" + cell("Own exception [mine-coral]", "B = 2")
+    mine.write_text(mine.read_text().replace("Facts [faces]", "Facts [mine]") + "\n\n" + own)
+    check = cells(tmp_path)
+    said = SAME.replace("12 scripts, 10 cells", "16 scripts, 14 cells")  # 2 + 6 + 3 + 1 + 2
+    assert (check.returncode, check.stdout, check.stderr) == (0, said, "")
+
+    faces = tmp_path / "faces-coral.py"
+    facts = [path.read_text().split("# %% ")[2] for path in (faces, mine)]
+    assert facts[0] == "Facts [faces]\nDATASET = 'faces'\n\n\n"
+    assert facts[1] == "Facts [mine]\nDATASET = 'mine'\n\n\n"
+    for source, target, old, new in (
+        (mine, faces, "LOSS = 'coral'", "LOSS = 'mended'"),
+        (faces, mine, "import sys", "import re"),
+    ):
+        source.write_text(source.read_text().replace(old, new))
+        copy = cells(tmp_path, source.stem)
+        assert (copy.returncode, target.name in copy.stdout) == (0, True)
+        assert new in target.read_text() and old not in target.read_text()
+        assert [path.read_text().split("# %% ")[2] for path in (faces, mine)] == facts
+    assert mine.read_text().endswith(own) and "Own" not in faces.read_text()
+
+
+def test_data_of_ones_own_beside_the_real_scripts(tmp_path):
+    for script in SCRIPTS:
+        shutil.copy(script, tmp_path)
+    text = (tmp_path / "utk-coral.py").read_text()
+    heads = [line for line in text.splitlines() if line.startswith("# %%") and "[utk" in line]
+    (tmp_path / "strangers-coral.py").write_text(text)
+    check = cells(tmp_path)
+    assert (check.returncode, check.stdout, check.stderr.count("\n")) == (1, "", len(heads))
+    assert check.stderr.count("write [strangers]") == len(heads)
+    (tmp_path / "strangers-coral.py").write_text(text.replace("[utk]", "[strangers]"))
+    check = cells(tmp_path)
+    assert (check.returncode, check.stdout.split(",")[0]) == (0, f"{len(SCRIPTS) + 1} scripts")
+    for source in "strangers-coral", "utk-coral":
+        assert cells(tmp_path, source).stdout.startswith(f"copied from {source}.py to none\n")
+
+
+@pytest.mark.parametrize("scope", ["faces", "faces, mine", "faces-coral"])
+def test_scopes_of_a_data_set_whose_files_are_gone(tmp_path, scope):
+    make(tmp_path, ["mine-ce", "mine-coral"])
+    path = tmp_path / "mine-coral.py"
+    path.write_text(path.read_text().replace("Facts [mine]", f"Facts [{scope}]"))
+    check = cells(tmp_path)
+    assert (check.returncode, check.stdout, check.stderr.count("\n")) == (1, "", 1)
+    said = (
+        f"mine-coral.py:9 '# %% Facts [{scope}]': a scope is all, or data sets that have a script"
+    )
+    assert check.stderr.startswith(f"{said} here (mine), or losses (ce, coral, ordinal), or ")
+    assert check.stderr.endswith("write [mine]\n")
 
 
 # Check
@@ -236,22 +378,12 @@ def test_two_scopes_of_one_rank_claim_one_script(tmp_path, one, first, other, se
     assert (check.returncode, check.stdout, check.stderr.count("\n")) == (1, "", 1)
     assert f"[{first}]'" in check.stderr and f"[{second}]'" in check.stderr
     assert f"both claim {claimed}, and neither is the narrower" in check.stderr
+    assert check.stderr.endswith(f"an exception says [{claimed}]\n")
 
 
 def test_a_script_without_cells(tmp_path):
     check = cells(make(tmp_path, utk_ce=lambda text: "import os\n"))
     assert (check.returncode, check.stderr[:25]) == (1, "utk-ce.py: holds no cell,")
-
-
-def test_missing_scripts_are_named(tmp_path):
-    make(tmp_path)
-    (tmp_path / "cacd-coral.py").unlink()
-    (tmp_path / "utk-ce.py").unlink()
-    for args in [], ["afad-ce"]:
-        check = cells(tmp_path, *args)
-        assert (check.returncode, check.stdout) == (2, "")
-        assert check.stderr.startswith("cells.py: error: ")
-        assert check.stderr.endswith("needed; missing: cacd-coral.py, utk-ce.py\n")
 
 
 def test_line_endings(tmp_path):

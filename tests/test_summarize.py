@@ -20,7 +20,10 @@ from conftest import ROOT, load, run
 
 SCRIPT = ROOT / "model-code" / "summarize.py"
 PUBLISHED = ROOT.parent / "shared" / "published-logs"
-FACTS = {"afad": (26, 15), "cacd": (49, 14), "morph2": (55, 16), "utk": (40, 21)}
+FACTS = {  # classes, youngest age; mine stands for a data set that nothing is known of
+    **{"afad": (26, 15), "cacd": (49, 14), "morph2": (55, 16), "utk": (40, 21)},
+    **{"faces": (101, 0), "mine": (11, 5)},
+}
 
 
 @pytest.fixture(scope="session")
@@ -59,6 +62,9 @@ def images_of(dataset, count, seed=7):
                 "Male": 1 if male else -1,
             },
             "utk": {"path": f"{age}_{1 - male}_{race}_2017{number:013d}.jpg.chip.jpg"},
+            # names like UTKFace's, which say the wrong gender and must not be believed
+            "faces": {"path": f"{age}_{1 * male}_{race}_2017{number:013d}.jpg", "gender": gender},
+            "mine": {"path": f"{age}_{1 * male}_{race}_2017{number:013d}.jpg"},
         }[dataset]
         rows.append({"true_age": age, "gender": gender, **own})
     return rows
@@ -116,7 +122,7 @@ def write_run(
                     1 + math.exp(-(3 if row["gender"] == "male" else -3) - draw.normal(0, 2))
                 )
                 written |= {"true_gender": row["gender"] if known else "", "p_male": p_male}
-            if dataset == "afad":
+            if dataset in ("afad", "faces"):
                 own["gender"] = row["gender"]
             rows.append(written | own)
         write_csv(folder / f"{prefix}test_predictions.csv", rows)
@@ -630,20 +636,89 @@ def test_a_changed_script_is_said(summarize, tmp_path):
     assert notes == [f"{second}: its script differs from {first}'s."]
 
 
-@pytest.mark.parametrize("dataset", ["afad", "cacd", "morph2", "utk"])
+@pytest.mark.parametrize("dataset", FACTS)
 def test_gender_and_race_come_from_the_data_set(summarize, tmp_path, dataset):
-    """With --gender 0 too: afad and morph2 columns, the file name of utk, nothing for cacd."""
+    """With --gender 0 too: columns of afad, faces, morph2, names of utk, nothing for the others."""
     folder = write_run(tmp_path / "run", dataset=dataset, count=50)
     (groups,), _ = read_all(summarize, [folder])
     rows = {(r["by"], r["group"]): r["images"] for r in summarize.by_group_table(1, groups)}
     made = images_of(dataset, 50)
     genders = [row["gender"] for row in made]
     expected = {}
-    if dataset != "cacd":
+    if dataset not in ("cacd", "mine"):
         expected = {("gender", g): str(genders.count(g)) for g in ("female", "male")}
     assert {key: count for key, count in rows.items() if key[0] == "gender"} == expected
     races = {"morph2": set("ABHW"), "utk": {"White", "Black", "Asian", "Indian", "other"}}
     assert {group for by, group in rows if by == "race"} == races.get(dataset, set())
+
+
+def test_faces_by_group_from_known_rows(summarize, tmp_path):
+    """The gender column, empty in one row; decades in the order of age, up to 100 years."""
+    folder = write_run(tmp_path / "run", dataset="faces", count=6)
+    ages, predicted = [8, 9, 15, 99, 100, 100], [10, 9, 12, 95, 99, 98]  # errors 2 0 -3 -4 -1 -2
+    genders = ["female", "male", "male", "", "female", "male"]
+    rows = [
+        {"path": f"{n}.jpg", "true_age": age, "predicted_age": said, "gender": gender}
+        for n, (age, said, gender) in enumerate(zip(ages, predicted, genders, strict=True))
+    ]
+    write_csv(folder / "test_predictions.csv", rows)
+    metrics = {"test_mae": 2.0, "test_rmse": math.sqrt(34 / 6)}
+    corrupt_json(lambda record: record.update(metrics=metrics))(folder / "run.json")
+    (groups,), notes = read_all(summarize, [folder])
+    assert notes == []
+    table = summarize.by_group_table(1, groups)
+    assert [[row[key] for key in ("by", "group", "images", "MAE", "bias")] for row in table] == [
+        ["age", "0-9", "2", "1.00", "1.00"],
+        ["age", "10-19", "1", "3.00", "-3.00"],
+        ["age", "90-99", "1", "4.00", "-4.00"],
+        ["age", "100-109", "2", "1.50", "-1.50"],
+        ["gender", "female", "2", "1.50", "0.50"],
+        ["gender", "male", "3", "1.67", "-1.67"],
+    ]
+
+
+def test_report_on_data_of_ones_own(summarize, tmp_path):
+    """Two losses on a data set that no tool knows, one of them with a gender output."""
+    losses = ("coral", "ordinal")
+    runs = [write_run(tmp_path / loss, dataset="mine", loss=loss, count=30) for loss in losses]
+    runs.append(write_run(tmp_path / "gender", dataset="mine", gender=1, count=30))
+    summarize.main([*map(str, runs), "--out", str(tmp_path / "report")])
+    rows = read_csv(tmp_path / "report" / "results.csv")
+    assert [(row["data set"], row["loss"], row["gender"]) for row in rows] == [
+        ("mine", "OR-CNN", "0"),
+        ("mine", "CORAL", "0"),
+        ("mine", "CORAL", "1"),
+    ]
+    for row, name in zip(rows, ("ordinal", "coral", "gender"), strict=True):
+        facts = slow_facts(tmp_path / name, "")
+        assert row["test MAE"] == f"{facts['mae']:.2f}"
+        assert row["rank inconsistencies"] == f"{facts['crossed']:.3f}"
+        assert row["gender accuracy %"] == (f"{facts['gender']:.2f}" if facts["gender"] else "")
+    by_group = read_csv(tmp_path / "report" / "by_group.csv")
+    assert {(row["comparison"], row["by"]) for row in by_group} == {
+        *(("1", "age"), ("2", "age"), ("2", "gender"))
+    }
+
+
+@pytest.mark.parametrize(
+    ("facts", "said"),
+    [
+        ({"youngest_age": 6}, "row 1: true_age 5, 6 to 16 by run.json"),
+        ({"num_classes": 10}, "row 3: true_age 15, 5 to 14 by run.json"),
+        ({"dataset": "my-data"}, "no data set or no loss: my-data, coral"),
+        ({"dataset": "Mine"}, "no data set or no loss: Mine, coral"),
+        ({"dataset": None}, "run.json cannot be used (TypeError"),
+    ],
+)
+def test_run_json_is_not_believed_against_the_predictions(summarize, tmp_path, capsys, facts, said):
+    folder = write_run(tmp_path / "run", dataset="mine", count=3)
+    rows = read_csv(folder / "test_predictions.csv")
+    for row, age in zip(rows, (5, 10, 15), strict=True):
+        row["true_age"] = age
+    write_csv(folder / "test_predictions.csv", rows)
+    corrupt_json(lambda record: record.update(facts))(folder / "run.json")
+    assert said in error_line(capsys, summarize, folder, "--out", tmp_path / "report")
+    assert not (tmp_path / "report").exists()
 
 
 def test_utk_names_of_three_fields_have_no_race(summarize, tmp_path):
@@ -936,6 +1011,21 @@ def test_out_is_never_overwritten_unasked(summarize, tmp_path, capsys):
         line = error_line(capsys, summarize, coral, "--out", taken, "--overwrite")
         assert "something other than a report" in line
         assert [path.read_bytes() for path in sorted(coral.iterdir())] == content
+
+
+def test_a_full_disk_leaves_the_old_report(summarize, tmp_path, capsys, monkeypatch):
+    folder, out = write_run(tmp_path / "run", count=20), tmp_path / "report"
+    summarize.main([str(folder), "--out", str(out)])
+    before = {path.name: path.read_bytes() for path in out.iterdir()}
+
+    def fill(figure, file, **options):
+        file.write(b"half of a picture")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(summarize.Figure, "savefig", fill)
+    line = error_line(capsys, summarize, folder, "--out", out, "--overwrite")
+    assert f"--out {out} cannot be written: [Errno 28] No space left" in line
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == before
 
 
 def test_strings_from_files_are_escaped(summarize, tmp_path):
