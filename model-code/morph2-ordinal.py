@@ -51,8 +51,11 @@ DATASET = "morph2"
 NUM_CLASSES = 55
 YOUNGEST_AGE = 16  # in years, label 0; the oldest is 70
 FILE_COLUMN = "Unnamed: 0"  # pandas' name for the first, nameless column: 273546_01M22.jpg
+AGE_IN_NAME = r"_\d{1,2}[MF](\d{1,3})\.\w+$"
 GENDER_COLUMN = "Male"  # 1 or -1
+GENDER_VALUES = "1 or -1"
 CENTER_CROP = 140  # pixels; cuts the aligned face out of 200x240
+UPRIGHT = False  # EXIF orientations are ignored, as in the reference
 
 
 def gender_of(table):
@@ -492,6 +495,8 @@ SETTINGS = {  # option: (paper, fast, lowest, highest, meaning); what has no low
     "valid_csv": (None, None, None, None, "rows to choose the best epoch on"),
     "test_csv": (TEST_CSV_PATH, TEST_CSV_PATH, None, None, "test rows"),
     "image_path": (IMAGE_PATH, IMAGE_PATH, None, None, "folder of the image names in the CSVs"),
+    "trust_csv": (0, 0, 0, 1, "1: go on though ages in the CSVs are not those of the file names"),
+    "skip_missing": (0, 0, 0, 1, "1: leave out rows whose image file is missing"),
     "seed": (-1, -1, -1, 2**63 - 2, "for weights, order and crops; -1: a fresh one, recorded"),
     "epochs": (200, 16, 1, 10**6, "passes over the training images"),
     "batch_size": (256, 64, 1, 10**6, "images in a step; the last one of an epoch may have fewer"),
@@ -585,9 +590,8 @@ def parse_settings(argv, earlier=None):
 
 
 # %% Reading and decoding [all]
-def read_split(csv, image_path, gender):
-    """The rows of a CSV, checked: its table (text), labels int64 (N,), genders float32 (N,) with
-    nan where unknown, image files, and facts for run.json. load_pixels adds the pixels."""
+def read_table(csv):
+    """The rows of a CSV as text, without the blanks around them, and its SHA-256."""
     try:
         content = csv.read_bytes()
         table = pd.read_csv(io.BytesIO(content), dtype=str, keep_default_na=False)
@@ -595,41 +599,95 @@ def read_split(csv, image_path, gender):
         refuse(f"{csv}: {error.strerror}; edit the paths in {__file__} or give them as options")
     except ValueError as error:
         refuse(f"{csv}: not a CSV file in UTF-8 ({str(error).splitlines()[0]})")
-
     # where rows are longer than the header pandas makes row names of their first fields
     regular = len(table) and isinstance(table.index, pd.RangeIndex)
     need(regular, f"{csv}: no rows below the header, or rows with more fields than it has")
-    for column in (FILE_COLUMN, "age", GENDER_COLUMN) if gender else (FILE_COLUMN, "age"):
-        has = f"needs a column {column!r}, has {', '.join(table)} (see {__file__})"
-        need(column in table, f"{csv}: {has}")
+    table = table.rename(columns=str.strip).apply(lambda column: column.str.strip())
+    need(table.columns.is_unique, f"{csv}: two columns have the same name: {', '.join(table)}")
+    return table, hashlib.sha256(content).hexdigest()
 
+
+def check_labels(csv, table, trust):
+    """The labels, whole numbers; refuses others, and, unless ``trust`` is set, a column of ages
+    where labels are due (or the other way round), as most file names tell."""
     names, labels = table[FILE_COLUMN], pd.to_numeric(table["age"], errors="coerce")
+    told = names.str.extract(AGE_IN_NAME)[0].astype(float)
+    off = (labels + YOUNGEST_AGE - told).dropna()
+    usual, share = off.median(), (off == off.median()).mean()
+    due = f"the age in years minus {YOUNGEST_AGE}" if YOUNGEST_AGE else "the age in years"
+    if len(off) > len(names) / 2 and usual and share > 0.9 and not trust:
+        what = f"the column 'age' of {share:.0%} of the rows differs from the file name's age"
+        refuse(f"{csv}: {what} by {abs(usual):g} years; it must be {due}; --trust_csv 1 goes on")
+
     wrong = np.flatnonzero(~(labels.between(0, NUM_CLASSES - 1) & (labels % 1 == 0)))
     if len(wrong):
-        row, last = wrong[0], NUM_CLASSES - 1
-        must = f"a whole number from 0 to {last}: the age in years minus {YOUNGEST_AGE}"
+        row, must = wrong[0], f"a whole number from 0 to {NUM_CLASSES - 1}: {due}"
         refuse(f"{csv}: row {row + 1} ({names[row]}): age is {table['age'][row]!r}, must be {must}")
+    return labels.to_numpy(np.int64)
 
-    files = [os.path.join(image_path, name) for name in names]
-    missing = {file for file in set(files) if not os.path.isfile(file)}
-    if missing:
-        row = next(row for row, file in enumerate(files) if file in missing)
-        refuse(f"{csv}: row {row + 1}: no image file {files[row]} (--image_path {image_path})")
 
-    genders = gender_of(table) if gender else pd.Series(np.nan, table.index)
-    need(not gender or genders.notna().any(), f"{csv}: --gender 1, but no row has a gender")
-    facts = {"csv": str(csv), "csv_sha256": hashlib.sha256(content).hexdigest(), "rows": len(table)}
-    labels = torch.tensor(labels.to_numpy(np.int64))
-    genders = torch.tensor(genders.to_numpy(np.float32))
-    return SimpleNamespace(table=table, labels=labels, genders=genders, files=files, facts=facts)
+def check_genders(csv, table):
+    """1.0, 0.0 or nan for each row; refuses values that are neither of the two genders."""
+    genders, given = gender_of(table), table[GENDER_COLUMN]
+    wrong = np.flatnonzero(genders.isna() & (given != "") & (GENDER_COLUMN != FILE_COLUMN))
+    if len(wrong):
+        row, value = wrong[0], given[wrong[0]]
+        must = f"must be {GENDER_VALUES}, or empty where it is unknown"
+        refuse(f"{csv}: row {row + 1}: {GENDER_COLUMN} is {value!r}, {must}")
+    need(genders.notna().any(), f"{csv}: --gender 1, but no row has a gender")
+    return genders.to_numpy(np.float32)
+
+
+def read_split(csv, args):
+    """The rows of a CSV, checked: its table (text), labels int64 (N,), genders float32 (N,) with
+    nan where unknown, image files, and facts for run.json. load_pixels adds the pixels."""
+    table, digest = read_table(csv)
+    for column in (FILE_COLUMN, "age", GENDER_COLUMN) if args.gender else (FILE_COLUMN, "age"):
+        has = f"needs a column {column!r}, has {', '.join(table)} (see {__file__})"
+        need(column in table, f"{csv}: {has}")
+    labels = check_labels(csv, table, args.trust_csv)
+    genders = check_genders(csv, table) if args.gender else np.full(len(table), np.nan, np.float32)
+    facts = {"csv": str(csv), "csv_sha256": digest}
+
+    files = np.array([os.path.join(args.image_path, name) for name in table[FILE_COLUMN]], object)
+    there = {file: os.path.isfile(file) for file in set(files)}
+    missing = np.array([not there[file] for file in files])
+    if missing.any():
+        rows = ", ".join(f"row {row + 1}: {files[row]}" for row in np.flatnonzero(missing)[:3])
+        count = f"{missing.sum()} of {len(files)} image files are missing"
+        advice = f"--image_path is {args.image_path}; --skip_missing 1 leaves such rows out"
+        need(args.skip_missing, f"{csv}: {count} ({rows}; {advice})")
+        need(not missing.all(), f"{csv}: all {count}; --image_path is {args.image_path}")
+        names = "\n".join(table[FILE_COLUMN][missing])
+        facts["missing"] = int(missing.sum())
+        facts["missing_sha256"] = hashlib.sha256(names.encode()).hexdigest()
+        warn(f"{csv}: {count}, their rows are left out")
+
+    facts["rows"] = int((~missing).sum())
+    kept = SimpleNamespace(table=table[~missing].reset_index(drop=True), facts=facts)
+    kept.rows = np.flatnonzero(~missing) + 1  # as messages count them
+    kept.files = files[~missing].tolist()
+    kept.labels, kept.genders = torch.tensor(labels[~missing]), torch.tensor(genders[~missing])
+    return kept
 
 
 # Named, because Pillow would start another program for some others (EPS).
 FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", "PPM", "JPEG2000")
 
 
+# By the EXIF orientation that a camera gave a photo, what turns it upright.
+TURNS = dict(zip(range(2, 9), (0, 3, 1, 5, 4, 6, 2), strict=True))
+
+
 def as_rgb(image):
-    """The PIL image in 8-bit RGB; of 16-bit greys the upper 8 bits."""
+    """The PIL image in 8-bit RGB; of 16-bit greys the upper 8 bits. Raises ValueError for floats
+    and 32-bit integers, of which nobody knows which value is white."""
+    # a TIFF file in mode I has 32 bits, or a sign; PNG and PGM files in it have 16 bits
+    if image.mode == "F" or image.mode == "I" and image.format == "TIFF":
+        raise ValueError("floats or 32-bit integers: save it with 8 or 16 bits a channel")
+    if UPRIGHT:
+        turn = TURNS.get(image.getexif().get(0x0112))
+        image = image if turn is None else image.transpose(turn)
     if image.mode.startswith("I"):  # convert would clip all above 255
         image = PIL.Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
     return image.convert("RGB")
@@ -678,7 +736,7 @@ def decode(split, args):
                 with PIL.Image.open(io.BytesIO(contents[-1]), formats=FORMATS) as image:
                     split.pixels[row] = prepare_image(image, args.image_size)
             except Exception as error:  # Pillow raises many kinds on damaged files
-                where = f"{split.facts['csv']}: row {row + 1}: {split.files[row]}"
+                where = f"{split.facts['csv']}: row {split.rows[row]}: {split.files[row]}"
                 return contents, f"{where} is no readable image ({error})"
         return contents, None
 
@@ -1070,7 +1128,7 @@ def train_and_test(args, before, checkpoint):
 
     # data and model
     csvs = {"train": args.train_csv, "valid": args.valid_csv, "test": args.test_csv}
-    splits = {n: read_split(c, args.image_path, args.gender) for n, c in csvs.items() if c}
+    splits = {n: read_split(c, args) for n, c in csvs.items() if c}
     model = build_model(args, splits)
     load_pixels(splits, args)
     if device.type == "cuda" and PROCESSES > 1:

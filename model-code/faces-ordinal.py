@@ -1,0 +1,1223 @@
+"""Age estimation on any faces, ages 0-100, by OR-CNN (Cao et al., arXiv 1901.07884).
+
+    python faces-ordinal.py --seed 1 --imp_weight 1 --cuda 0 --outpath run1
+
+Trains, evaluates and fills the folder run1; --help lists the settings. Differs from its sisters
+in the cells marked [faces] for the data set and [coral, ordinal] and [ordinal] for the loss.
+"""
+
+# %% Imports [all]
+import argparse
+import contextlib
+import copy
+import functools
+import hashlib
+import io
+import json
+import math
+import os
+import platform
+import shlex
+import signal
+import sys
+import tempfile
+import time
+import zipfile
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import PIL.Image
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+import torchvision
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+from torchvision.transforms.functional import center_crop, resize
+from tqdm import tqdm
+
+# %% Paths and facts of the data set [faces]
+# Edit the three paths, or give --train_csv, --test_csv and --image_path. For a data set of your
+# own copy this script to mine-coral.py (any name, then the loss) and put that name in here.
+SAMPLE = Path(__file__).resolve().parent.parent / "datasets" / "sample" / "faces"  # drawn faces
+TRAIN_CSV_PATH = SAMPLE / "train.csv"
+TEST_CSV_PATH = SAMPLE / "test.csv"
+IMAGE_PATH = SAMPLE / "images"
+
+DATASET = "faces"
+NUM_CLASSES = 101
+YOUNGEST_AGE = 0  # in years, label 0; the oldest is 100
+FILE_COLUMN = "file"  # any name; ages in names as UTKFace's, or of folders, are checked
+AGE_IN_NAME = r"(?:^|/)(\d{1,3})(?:_[01]_\d_[^/]*|/[^/]+)$"
+GENDER_COLUMN = "gender"  # male, female, or empty
+GENDER_VALUES = "male or female"
+CENTER_CROP = None
+UPRIGHT = True  # photos are turned as their EXIF orientation says
+
+
+def gender_of(table):
+    """1.0 for male, 0.0 for female, nan where unknown; one for each row of the CSV."""
+    return table["gender"].map({"male": 1.0, "female": 0.0})
+
+
+# %% Output layer, loss and prediction [ordinal]
+LOSS = "ordinal"
+NUM_PROBAS = NUM_CLASSES - 1  # P(y > k)
+
+
+def add_output_layer(model):
+    """K-1 pairs of outputs, one for each y > k (Niu et al. 2016)."""
+    model.fc = nn.Linear(2048, 2 * (NUM_CLASSES - 1))
+
+
+def age_logits(model, features):
+    """Pairs of logits, of y <= k and of y > k; (batch, K-1, 2)."""
+    return model.fc(features).view(-1, NUM_CLASSES - 1, 2)
+
+
+@torch.no_grad()
+def set_prior_bias(model, labels):
+    """Start each pair's difference at the log-odds of y > k among the training ``labels``."""
+    half = log_odds(labels) / 2
+    model.fc.bias.copy_(torch.stack((-half, half), dim=1).flatten())
+
+
+def compute_probas(logits):
+    """P(y > k); (batch, K-1)."""
+    return F.softmax(logits, dim=2)[:, :, 1]
+
+
+def predict_labels(probas):
+    """The number of P(y > k) above 0.5 (paper, equation 1); int64 (batch,)."""
+    return (probas > 0.5).sum(1)
+
+
+def levels_of(labels):
+    """t_k = 1 if y > k else 0; float32 (batch, K-1)."""
+    return (labels[:, None] > torch.arange(NUM_CLASSES - 1, device=labels.device)).float()
+
+
+def cost_fn(logits, labels, imp):
+    """Weighted cross-entropies of the pairs of each image, summed over tasks; (batch,)."""
+    levels = levels_of(labels)
+    log_probas = F.log_softmax(logits, dim=2)
+    terms = log_probas[:, :, 1] * levels + log_probas[:, :, 0] * (1 - levels)
+    return -torch.sum(terms * imp, dim=1)
+
+
+# %% Task importance weights [coral, ordinal]
+def labels_above(labels):
+    """n_k, the number of ``labels`` above k, for k = 0..K-2; float64 (K-1,)."""
+    counts = torch.bincount(labels, minlength=NUM_CLASSES)
+    return (len(labels) - counts.cumsum(0)[:-1]).double()
+
+
+def task_importance_weights(labels):
+    """w_k = sqrt(m_k) / max_j sqrt(m_j), m_k = max(n_k, N - n_k) (paper, section 3.3); (K-1,)."""
+    above = labels_above(labels)
+    importance = torch.maximum(above, len(labels) - above).float().sqrt()
+    return importance / importance.max()
+
+
+def log_odds(labels):
+    """Logits of the share of ``labels`` above k, finite also where it is 0 or 1; (K-1,)."""
+    above = labels_above(labels).clamp(0.5, len(labels) - 0.5)
+    return torch.logit(above / len(labels)).float()
+
+
+# %% ResNet-34 [all]
+class BasicBlock(nn.Module):
+    """Two 3x3 convolutions and a shortcut (He et al. 2016)."""
+
+    def __init__(self, in_channels, channels, stride):
+        super().__init__()
+        self.conv1 = nn.Conv2d(in_channels, channels, 3, stride, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(channels)
+        self.conv2 = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(channels)
+        self.downsample = None
+        if stride != 1:
+            shortcut = nn.Conv2d(in_channels, channels, 1, stride, bias=False)
+            self.downsample = nn.Sequential(shortcut, nn.BatchNorm2d(channels))
+
+    def forward(self, x):
+        shortcut = self.downsample(x) if self.downsample else x
+        x = F.relu_(self.bn1(self.conv1(x)))
+        return F.relu_(self.bn2(self.conv2(x)) + shortcut)
+
+
+class ResNet34(nn.Module):
+    """ResNet-34 with the output layer of this script's loss: float32 (batch, 3, S, S) in [0, 1]
+    to the age logits, shaped as the loss has them, and the gender logits (batch,) or None."""
+
+    def __init__(self, gender=0, seed=0):
+        super().__init__()
+        self.conv1 = nn.Conv2d(3, 64, 7, stride=2, padding=3, bias=False)
+        self.bn1 = nn.BatchNorm2d(64)
+        self.maxpool = nn.MaxPool2d(3, stride=2, padding=1)
+
+        before = 64
+        for i, (channels, blocks) in enumerate(((64, 3), (128, 4), (256, 6), (512, 3))):
+            stage = [BasicBlock(before, channels, stride=2 if i else 1)]
+            stage += [BasicBlock(channels, channels, stride=1) for _ in range(blocks - 1)]
+            setattr(self, f"layer{i + 1}", nn.Sequential(*stage))
+            before = channels
+
+        self.avgpool = nn.AvgPool2d(7, stride=1, padding=2)
+        add_output_layer(self)
+
+        # the reference draws them again, in this order
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                fan_out = module.kernel_size[0] * module.kernel_size[1] * module.out_channels
+                nn.init.normal_(module.weight, 0, math.sqrt(2 / fan_out))
+
+        self.fc_gender = None
+        if gender:  # last, and drawn apart: all other weights and the batches stay the same
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(seed + 1)
+                self.fc_gender = nn.Linear(2048, 1)
+
+    def forward(self, x):
+        x = self.maxpool(F.relu_(self.bn1(self.conv1(x))))
+        x = self.layer4(self.layer3(self.layer2(self.layer1(x))))
+
+        if x.shape[-1] == 4:
+            x = self.avgpool(x).flatten(1)
+        else:  # what the pool gives on a 4x4 map, which each of its four windows covers: for any S
+            x = (x.mean((2, 3)) * (16 / 49)).repeat_interleave(4, dim=1)
+
+        with torch.autocast(x.device.type, enabled=False):  # output layers in full precision
+            x = x.to(self.fc.weight.dtype)
+            return age_logits(self, x), self.fc_gender(x).squeeze(1) if self.fc_gender else None
+
+
+# %% Batches [all]
+def prepare_image(image, image_size):
+    """uint8 (3, R, R) of a PIL image, R = 128/120 of ``image_size``, to cut crops from."""
+    image = as_rgb(image)
+    if CENTER_CROP:
+        image = center_crop(image, CENTER_CROP)
+    side = round(image_size * 128 / 120)
+    return np.asarray(resize(image, [side, side])).transpose(2, 0, 1)
+
+
+def draw_seed():
+    """A seed from the global generator, drawn as torch's DataLoader does."""
+    return torch.empty((), dtype=torch.int64).random_().item()
+
+
+def batches(split, args, training, start_batch=0, title="evaluating"):
+    """The batches of torch's DataLoader with --numworkers workers, from ``start_batch`` on.
+
+    Yields (number, rows, mine, images): the rows of the CSV in the batch, the slice of them that is
+    this process's, and its images, uint8 (n, 3, S, S). Where that slice is empty there is an image
+    all the same, since every process computes in every step. In ``training`` the order, the crops
+    and with --flip 1 the mirror images are random; otherwise crops are central.
+    """
+    size, margin = args.image_size, split.pixels.shape[-1] - args.image_size
+
+    # in the order of torch's DataLoader: first the seed of its workers, then that of its sampler
+    base_seed, order = draw_seed(), np.arange(len(split.files))
+    if training:
+        sampler = torch.Generator().manual_seed(draw_seed())
+        order = torch.randperm(len(order), generator=sampler).numpy()
+    workers = [torch.Generator().manual_seed(base_seed + i) for i in range(args.numworkers)]
+    mirror = torch.Generator().manual_seed(base_seed + args.numworkers)
+
+    starts = range(0, len(order), args.batch_size)
+    for number, start in enumerate(tqdm(starts, title, leave=False, disable=NO_BAR)):
+        rows = order[start : start + args.batch_size]
+        corners, flips = np.full((len(rows), 2), round(margin / 2)), np.zeros(len(rows))
+        if training:
+            worker = workers[number % args.numworkers]
+            corners = torch.randint(0, margin + 1, (len(rows), 2), generator=worker).numpy()
+            flips = torch.randint(0, 1 + args.flip, (len(rows),), generator=mirror).numpy()
+        if number < start_batch:  # a resumed epoch: only the generators had to advance
+            continue
+
+        mine = part_of_this_process(len(rows))
+        some = at_least_one(mine)
+        images = np.empty((some.stop - some.start, 3, size, size), np.uint8)
+        for i, image in enumerate(images, some.start):
+            top, left = corners[i]
+            crop = split.pixels[rows[i], :, top : top + size, left : left + size]
+            image[:] = crop[:, :, ::-1] if flips[i] else crop
+        yield number, rows, mine, images
+
+
+# device -> the CUDA stream on which batches are copied while the device computes
+copy_stream = functools.cache(torch.cuda.Stream)
+
+
+def to_device(images, device, args):
+    """float32 in [0, 1] on the device, of a uint8 batch (n, 3, S, S)."""
+    images = torch.from_numpy(images)
+    if device.type == "cuda":
+        with torch.cuda.stream(copy_stream(device)):
+            images = images.pin_memory().to(device, non_blocking=True)
+        torch.cuda.current_stream(device).wait_stream(copy_stream(device))
+        images.record_stream(torch.cuda.current_stream(device))
+    # by a tensor: for a plain number CUDA multiplies with 1/255, which rounds otherwise
+    images = images.float() / torch.tensor(255.0, device=device)
+    return images.contiguous(memory_format=torch.channels_last) if args.channels_last else images
+
+
+def augment(images, draws):
+    """Images, float32 (n, 3, S, S) in [0, 1], changed by ``draws``, (n, 9) from [-1, 1): turned by
+    up to 10 degrees, scaled by up to exp(0.12), moved by up to 3 % of S (edge pixels repeated), and
+    contrast changed by up to 30 %, brightness by 25 %, each colour by 7 %."""
+    angle, size = math.radians(10) * draws[:, 0], torch.exp(0.12 * draws[:, 1])
+    cos, sin, move = size * angle.cos(), size * angle.sin(), 0.06 * draws[:, 2:4]
+    matrix = torch.stack([cos, -sin, move[:, 0], sin, cos, move[:, 1]], 1).view(-1, 2, 3)
+    grid = F.affine_grid(matrix, images.shape, align_corners=False)
+    images = F.grid_sample(images, grid, padding_mode="border", align_corners=False)
+
+    draws = draws[:, 4:, None, None]
+    mean = images.mean((1, 2, 3), keepdim=True)
+    images = (images - mean) * (1 + 0.3 * draws[:, :1]) + mean * (1 + 0.25 * draws[:, 1:2])
+    return (images * (1 + 0.07 * draws[:, 2:])).clamp(0, 1)
+
+
+# %% Optimisation and training [all]
+def optimisation(model, args, steps):
+    """The optimiser, Adam or with weight decay AdamW, and the schedule of its learning rate over
+    ``steps``: constant, or with --onecycle 1 from lr/25 up to lr in the first fifth and down to
+    lr/250,000, both along a cosine."""
+    # without weight decay AdamW is Adam, to the bit
+    optimizer = torch.optim.AdamW(model.parameters(), args.lr, weight_decay=args.weight_decay)
+    if not args.onecycle:
+        return optimizer, torch.optim.lr_scheduler.ConstantLR(optimizer, factor=1)
+    # fewer steps would leave none to rise in
+    cycle = {"total_steps": max(steps, 6), "pct_start": 0.2, "cycle_momentum": False}
+    return optimizer, torch.optim.lr_scheduler.OneCycleLR(optimizer, args.lr, **cycle)
+
+
+def gender_cost_fn(logits, genders):
+    """Binary cross-entropy of P(male) of each image, 0 where the gender is unknown (nan);
+    (batch,)."""
+    costs = F.binary_cross_entropy_with_logits(logits, genders.nan_to_num(), reduction="none")
+    return torch.where(genders.isnan(), 0, costs)
+
+
+def batch_cost(network, split, rows, mine, images, imp, args, device):
+    """This process's part of the mean cost of the batch ``rows`` (of all of it, if alone)."""
+    with torch.autocast(device.type, torch.bfloat16, enabled=bool(args.amp)):
+        logits, gender_logits = network(images)
+
+    # where ``mine`` is empty the one image that was computed is left out, and the cost is 0
+    labels = split.labels[rows[mine]].to(device)
+    cost = cost_fn(logits[: len(labels)], labels, imp).sum() / len(rows)
+
+    if args.gender:
+        genders = split.genders[rows[mine]].to(device)
+        known = split.genders[rows].isfinite().sum().item()
+        gender_costs = gender_cost_fn(gender_logits[: len(labels)], genders)
+        cost = cost + gender_costs.sum() / max(known, 1)
+    return cost
+
+
+@torch.no_grad()
+def update_average(averaged, model, decay, step):
+    """Move the averaged weights and running statistics towards the model's; faster at first."""
+    decay = min(decay, (1 + step) / (10 + step))
+    for mean, now in zip(averaged.state_dict().values(), model.state_dict().values(), strict=True):
+        if mean.is_floating_point():
+            mean.lerp_(now, 1 - decay)
+        else:
+            mean.copy_(now)
+
+
+def train(model, splits, args, device, checkpoint=None):
+    """Train ``model``, from ``checkpoint`` on if there is one; the model to evaluate (the averaged
+    one, if an average is kept) and the progress."""
+    split, count = splits["train"], len(splits["train"].files)
+    steps, last_batch = math.ceil(count / args.batch_size), count // args.batch_size
+    imp = task_importance_weights(split.labels) if args.imp_weight else torch.ones(1)
+    imp = imp.to(device)
+    state = training_state(model, splits, args, device, checkpoint)
+    progress = state.progress
+
+    for epoch in range(progress["epoch"], args.epochs):
+        state.network.train()
+        state.rng = torch.get_rng_state()  # a resumed epoch draws order and crops from it again
+        title, wait_began = f"epoch {epoch + 1}/{args.epochs}", time.monotonic()
+        epoch_began = wait_began - progress["seconds"]
+
+        for number, rows, mine, images in batches(split, args, True, progress["batch"], title):
+            images = to_device(images, device, args)
+            progress["waited"] += time.monotonic() - wait_began
+            step = epoch * steps + number
+            if args.augment:  # by seed and step, so that a resumed run draws the same
+                draws = np.random.default_rng((args.seed, step)).uniform(-1, 1, (len(rows), 9))
+                draws = torch.from_numpy(draws[at_least_one(mine)]).float()
+                images = augment(images, draws.to(device))
+
+            # forward and cost
+            cost = batch_cost(state.network, split, rows, mine, images, imp, args, device)
+            state.epoch_cost += cost.detach() * len(rows)
+            # on CUDA, reading the cost makes the device wait: only where it is logged
+            if device.type == "cpu" or number % args.log_every == 0:
+                cost_value = all_sum(cost.detach().clone()).item()
+                if not math.isfinite(cost_value):
+                    refuse(f"the cost is {cost_value} in epoch {epoch + 1}, batch {number}", 1)
+
+            # backward and step; DistributedDataParallel divides by the number of processes
+            state.optimizer.zero_grad()
+            (cost * PROCESSES).backward()
+            state.optimizer.step()
+            state.schedule.step()
+            if args.average:
+                update_average(state.averaged, model, args.average, step)
+
+            # log, and a checkpoint where it is time for one or a signal has come
+            if number % args.log_every == 0:
+                batch = f"{epoch + 1:03d}/{args.epochs:03d} | Batch {number:04d}/{last_batch:04d}"
+                log(args, f"Epoch: {batch} | Cost: {cost_value:.4f}")
+            wait_began = time.monotonic()
+            progress |= {"epoch": epoch, "batch": number + 1, "seconds": wait_began - epoch_began}
+            checkpoint_if_due(args, state)
+
+        end_epoch(epoch, splits, args, device, state)
+    return state.averaged, progress
+
+
+def end_epoch(epoch, splits, args, device, state):
+    """The epoch's mean cost and rates, and with --valid_csv its validation, go to the history."""
+    progress, count = state.progress, len(splits["train"].files)
+    cost, seconds = all_sum(state.epoch_cost.clone()).item() / count, progress["seconds"]
+    row = [epoch + 1, cost, seconds, progress["waited"], count / seconds]
+
+    mae, rmse = "", ""
+    if "valid" in splits:
+        save_checkpoint(args, state)  # a signal in the validation loses nothing
+        mae, rmse = validate(epoch, splits["valid"], args, device, state)
+
+    progress |= {"epoch": epoch + 1, "batch": 0, "seconds": 0.0, "waited": 0.0}
+    progress["minutes"] = (time.monotonic() - state.began) / 60
+    log(args, f"Time elapsed: {progress['minutes']:.2f} min")
+    append_line(args.outpath / "history.csv", ",".join(map(str, [*row, mae, rmse])))
+
+    state.epoch_cost.zero_()
+    state.rng = torch.get_rng_state()
+    save_checkpoint(args, state)
+
+
+# %% Evaluation [all]
+def compute_mae_and_mse(labels, predicted):
+    """Mean absolute error (years) and mean squared error (years^2) of (N,) predicted labels."""
+    errors = (predicted - labels).double()
+    return errors.abs().mean().item(), errors.square().mean().item()
+
+
+@torch.no_grad()
+def predict_batch(model, images, device, args):
+    """Probabilities (n, K-1), for ce (n, K), and P(male) (n,), 0 without a gender output, of uint8
+    (n, 3, S, S); with --flip 1 the means of those of each image and its mirror image."""
+    images = to_device(images, device, args)
+    views = [images, images.flip(3)] if args.flip else [images]
+    probas, male = 0, torch.zeros(len(images), device=device)
+    for view in views:
+        with torch.autocast(device.type, torch.bfloat16, enabled=bool(args.amp)):
+            logits, gender_logits = model(view)
+        probas = probas + compute_probas(logits) / len(views)
+        if gender_logits is not None:
+            male = male + gender_logits.sigmoid() / len(views)
+    return probas, male
+
+
+@torch.no_grad()
+def evaluate(model, split, args, device, training=False):
+    """Probabilities float32 (N, K-1), for ce (N, K), and P(male) (N,), in the CSV's row order; with
+    ``training`` of randomly cropped images, as the reference evaluates its training images."""
+    model.eval()
+    same_in_all_processes(model)
+    probas, male = torch.zeros(len(split.files), NUM_PROBAS), torch.zeros(len(split.files))
+    for _, rows, mine, images in batches(split, args, training):
+        some_probas, some_male = predict_batch(model, images, device, args)
+        count = len(rows[mine])
+        probas[rows[mine]], male[rows[mine]] = some_probas[:count].cpu(), some_male[:count].cpu()
+        exit_on_signal(*all_max(stop.signal), args)
+    return all_sum(probas), all_sum(male)
+
+
+def score(split, probas, male):
+    """MAE and RMSE in years, and with genders the share of them that P(male) gets right."""
+    mae, mse = compute_mae_and_mse(split.labels, predict_labels(probas))
+    scores, known = {"mae": mae, "rmse": math.sqrt(mse)}, split.genders.isfinite()
+    if known.any():
+        right = (male > 0.5) == (split.genders > 0.5)
+        scores["gender_accuracy"] = right[known].double().mean().item()
+    return scores
+
+
+def validate(epoch, split, args, device, state):
+    """MAE and RMSE on the validation rows; the weights of the best epoch are kept."""
+    with torch.random.fork_rng(devices=[]):  # training goes on as it would without
+        now = score(split, *evaluate(state.averaged, split, args, device))
+
+    best = state.progress["best"]
+    if not best or now["mae"] < best["mae"]:
+        best = state.progress["best"] = {"epoch": epoch, **now}
+        save_model(args.outpath / "best_model.pt", state.averaged)
+
+    current = f"Current Valid: {now['mae']:.2f}/{now['rmse']:.2f} Ep. {epoch}"
+    best = f"Best Valid : {best['mae']:.2f}/{best['rmse']:.2f} Ep. {best['epoch']}"
+    log(args, f"MAE/RMSE: | {current} | {best}")
+    return now["mae"], now["rmse"]
+
+
+def evaluate_all(model, prefix, splits, args, device):
+    """Evaluate all splits and save the test predictions; the metrics and the log's lines."""
+    metrics, lines = {}, ["MAE/RMSE:", "Gender accuracy:"]
+    for name, split in splits.items():
+        probas, male = evaluate(model, split, args, device, training=name == "train")
+        scores = score(split, probas, male)
+        if name == "test":
+            save_predictions(args, prefix, split, probas, male)
+
+        metrics |= {f"{prefix}{name}_{key}": value for key, value in scores.items()}
+        title = (prefix.replace("_", " ") + name).title()
+        lines[0] += f" | {title}: {scores['mae']:.2f}/{scores['rmse']:.2f}"
+        lines[1] += f" | {title}: {scores.get('gender_accuracy', math.nan):.4f}"
+    return metrics, lines if args.gender else lines[:1]
+
+
+# %% From here on: settings, files, resuming, several processes, the command line [all]
+
+
+# %% Settings [all]
+SETTINGS = {  # option: (paper, fast, lowest, highest, meaning); what has no lowest is a path
+    "train_csv": (TRAIN_CSV_PATH, TRAIN_CSV_PATH, None, None, "training rows"),
+    "valid_csv": (None, None, None, None, "rows to choose the best epoch on"),
+    "test_csv": (TEST_CSV_PATH, TEST_CSV_PATH, None, None, "test rows"),
+    "image_path": (IMAGE_PATH, IMAGE_PATH, None, None, "folder of the image names in the CSVs"),
+    "trust_csv": (0, 0, 0, 1, "1: go on though ages in the CSVs are not those of the file names"),
+    "skip_missing": (0, 0, 0, 1, "1: leave out rows whose image file is missing"),
+    "seed": (-1, -1, -1, 2**63 - 2, "for weights, order and crops; -1: a fresh one, recorded"),
+    "epochs": (200, 16, 1, 10**6, "passes over the training images"),
+    "batch_size": (256, 64, 1, 10**6, "images in a step; the last one of an epoch may have fewer"),
+    "image_size": (120, 64, 33, 1024, "side of the network's input in pixels"),
+    "imp_weight": (0, 0, 0, 1, "1: task importance weights"),
+    "gender": (0, 0, 0, 1, "1: learn P(male) as well"),
+    "prior_bias": (0, 1, 0, 1, "1: start the output biases at the training labels' frequencies"),
+    "init_from": (None, None, None, None, "state dict whose backbone weights to start from"),
+    "lr": (0.0005, 0.001, 1e-12, 1e3, "learning rate; the highest one with --onecycle 1"),
+    "onecycle": (0, 1, 0, 1, "1: the learning rate rises for a fifth of the steps, then falls"),
+    "weight_decay": (0.0, 0.05, 0, 1e3, "decoupled weight decay; Adam becomes AdamW"),
+    "average": (0.0, 0.998, 0, 0.999999, "decay of the averaged weights that are evaluated"),
+    "flip": (0, 1, 0, 1, "1: mirror training images at random; answer for image and mirror image"),
+    "augment": (0, 0, 0, 1, "1: turn, scale, move and recolour training images at random"),
+    "numworkers": (4, 4, 1, 1024, "data streams; another number gives other crops"),
+    "cuda": (-1, -1, -1, 1023, "CUDA device number; -1: the CPU"),
+    "amp": (0, 0, 0, 1, "1: bfloat16 autocast (CUDA only)"),
+    "channels_last": (0, 1, 0, 1, "1: channels-last memory format"),
+    "log_every": (50, 50, 1, 10**9, "batches from one cost line to the next"),
+    "checkpoint_minutes": (10.0, 10.0, 0, 1e9, "time between checkpoints within an epoch"),
+    "cache_dir": (None, None, None, None, "folder for the decoded pixels; None: temporary files'"),
+}
+PATHS = {name for name, row in SETTINGS.items() if row[2] is None}
+FREE_ON_RESUME = {*PATHS, *"outpath cuda log_every checkpoint_minutes resume overwrite".split()}
+
+
+def refuse(message, code=2):
+    """End this process with one line for the user."""
+    if LOCAL_RANK == 0:
+        # a name in the message may hold a line break
+        print(f"{Path(__file__).name}: error:", *message.splitlines(), file=sys.stderr, flush=True)
+    raise SystemExit(code)
+
+
+def need(condition, message):
+    """Refuse to go on unless ``condition`` holds."""
+    if not condition:
+        refuse(message)
+
+
+def warn(message):
+    """Tell the user what does not end the run."""
+    if RANK == 0:
+        tqdm.write(f"{Path(__file__).name}: warning: {message}", file=sys.stderr)
+
+
+def parse_settings(argv, earlier=None):
+    """The settings as an argparse namespace, checked. What is not given is that of the ``earlier``
+    settings, those of the run to resume, or else what --recipe says."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
+    parser.error = refuse
+    parser.add_argument("--outpath", type=Path, required=True, help="folder that receives the run")
+    parser.add_argument("--recipe", choices=("paper", "fast"), help="(paper)")
+    for name, (paper, fast, *_, meaning) in SETTINGS.items():
+        kind = Path if name in PATHS else type(paper)
+        default = f"({paper})" if paper == fast else f"(paper: {paper}, fast: {fast})"
+        meaning = f"{meaning} {default}".replace("%", "%%")  # a folder may be named so
+        parser.add_argument(f"--{name}", type=kind, help=meaning)
+    either = parser.add_mutually_exclusive_group()
+    either.add_argument("--resume", action="store_true", help="go on with the run, or start it")
+    either.add_argument("--overwrite", action="store_true", help="replace the run in --outpath")
+    args = parser.parse_args(argv)
+
+    # what is not given; an option that the earlier run did not know was as in the paper for it
+    earlier = earlier or {}
+    args.recipe = args.recipe or earlier.get("recipe", "paper")
+    for name, (paper, fast, *_) in SETTINGS.items():
+        if getattr(args, name) is None:
+            default = fast if args.recipe == "fast" and not earlier else paper
+            value = earlier.get(name, default)
+            setattr(args, name, Path(value) if name in PATHS and value is not None else value)
+
+    for name, (*_, low, high, _) in SETTINGS.items():
+        value = getattr(args, name)
+        right = name in PATHS or low <= value <= high
+        need(right, f"--{name} {value}: must be from {low} to {high}")
+    need(
+        task_importance_weights or not args.imp_weight,
+        f"--imp_weight 1: {LOSS} has no tasks to weigh; leave it out",
+    )
+    need(
+        args.cuda >= 0 or not args.amp,
+        "--amp 1 needs a CUDA device: give --cuda, or leave --amp out",
+    )
+    # with torchrun, process i of a machine uses device i
+    last = LOCAL_PROCESSES - 1 if PROCESSES > 1 and args.cuda >= 0 else args.cuda
+    count = torch.cuda.device_count()
+    message = f"--cuda {last}: this machine has {count} CUDA devices; --cuda -1 is the CPU"
+    need(last < count, message)
+    return args
+
+
+# %% Reading and decoding [all]
+def read_table(csv):
+    """The rows of a CSV as text, without the blanks around them, and its SHA-256."""
+    try:
+        content = csv.read_bytes()
+        table = pd.read_csv(io.BytesIO(content), dtype=str, keep_default_na=False)
+    except OSError as error:
+        refuse(f"{csv}: {error.strerror}; edit the paths in {__file__} or give them as options")
+    except ValueError as error:
+        refuse(f"{csv}: not a CSV file in UTF-8 ({str(error).splitlines()[0]})")
+    # where rows are longer than the header pandas makes row names of their first fields
+    regular = len(table) and isinstance(table.index, pd.RangeIndex)
+    need(regular, f"{csv}: no rows below the header, or rows with more fields than it has")
+    table = table.rename(columns=str.strip).apply(lambda column: column.str.strip())
+    need(table.columns.is_unique, f"{csv}: two columns have the same name: {', '.join(table)}")
+    return table, hashlib.sha256(content).hexdigest()
+
+
+def check_labels(csv, table, trust):
+    """The labels, whole numbers; refuses others, and, unless ``trust`` is set, a column of ages
+    where labels are due (or the other way round), as most file names tell."""
+    names, labels = table[FILE_COLUMN], pd.to_numeric(table["age"], errors="coerce")
+    told = names.str.extract(AGE_IN_NAME)[0].astype(float)
+    off = (labels + YOUNGEST_AGE - told).dropna()
+    usual, share = off.median(), (off == off.median()).mean()
+    due = f"the age in years minus {YOUNGEST_AGE}" if YOUNGEST_AGE else "the age in years"
+    if len(off) > len(names) / 2 and usual and share > 0.9 and not trust:
+        what = f"the column 'age' of {share:.0%} of the rows differs from the file name's age"
+        refuse(f"{csv}: {what} by {abs(usual):g} years; it must be {due}; --trust_csv 1 goes on")
+
+    wrong = np.flatnonzero(~(labels.between(0, NUM_CLASSES - 1) & (labels % 1 == 0)))
+    if len(wrong):
+        row, must = wrong[0], f"a whole number from 0 to {NUM_CLASSES - 1}: {due}"
+        refuse(f"{csv}: row {row + 1} ({names[row]}): age is {table['age'][row]!r}, must be {must}")
+    return labels.to_numpy(np.int64)
+
+
+def check_genders(csv, table):
+    """1.0, 0.0 or nan for each row; refuses values that are neither of the two genders."""
+    genders, given = gender_of(table), table[GENDER_COLUMN]
+    wrong = np.flatnonzero(genders.isna() & (given != "") & (GENDER_COLUMN != FILE_COLUMN))
+    if len(wrong):
+        row, value = wrong[0], given[wrong[0]]
+        must = f"must be {GENDER_VALUES}, or empty where it is unknown"
+        refuse(f"{csv}: row {row + 1}: {GENDER_COLUMN} is {value!r}, {must}")
+    need(genders.notna().any(), f"{csv}: --gender 1, but no row has a gender")
+    return genders.to_numpy(np.float32)
+
+
+def read_split(csv, args):
+    """The rows of a CSV, checked: its table (text), labels int64 (N,), genders float32 (N,) with
+    nan where unknown, image files, and facts for run.json. load_pixels adds the pixels."""
+    table, digest = read_table(csv)
+    for column in (FILE_COLUMN, "age", GENDER_COLUMN) if args.gender else (FILE_COLUMN, "age"):
+        has = f"needs a column {column!r}, has {', '.join(table)} (see {__file__})"
+        need(column in table, f"{csv}: {has}")
+    labels = check_labels(csv, table, args.trust_csv)
+    genders = check_genders(csv, table) if args.gender else np.full(len(table), np.nan, np.float32)
+    facts = {"csv": str(csv), "csv_sha256": digest}
+
+    files = np.array([os.path.join(args.image_path, name) for name in table[FILE_COLUMN]], object)
+    there = {file: os.path.isfile(file) for file in set(files)}
+    missing = np.array([not there[file] for file in files])
+    if missing.any():
+        rows = ", ".join(f"row {row + 1}: {files[row]}" for row in np.flatnonzero(missing)[:3])
+        count = f"{missing.sum()} of {len(files)} image files are missing"
+        advice = f"--image_path is {args.image_path}; --skip_missing 1 leaves such rows out"
+        need(args.skip_missing, f"{csv}: {count} ({rows}; {advice})")
+        need(not missing.all(), f"{csv}: all {count}; --image_path is {args.image_path}")
+        names = "\n".join(table[FILE_COLUMN][missing])
+        facts["missing"] = int(missing.sum())
+        facts["missing_sha256"] = hashlib.sha256(names.encode()).hexdigest()
+        warn(f"{csv}: {count}, their rows are left out")
+
+    facts["rows"] = int((~missing).sum())
+    kept = SimpleNamespace(table=table[~missing].reset_index(drop=True), facts=facts)
+    kept.rows = np.flatnonzero(~missing) + 1  # as messages count them
+    kept.files = files[~missing].tolist()
+    kept.labels, kept.genders = torch.tensor(labels[~missing]), torch.tensor(genders[~missing])
+    return kept
+
+
+# Named, because Pillow would start another program for some others (EPS).
+FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", "PPM", "JPEG2000")
+
+
+# By the EXIF orientation that a camera gave a photo, what turns it upright.
+TURNS = dict(zip(range(2, 9), (0, 3, 1, 5, 4, 6, 2), strict=True))
+
+
+def as_rgb(image):
+    """The PIL image in 8-bit RGB; of 16-bit greys the upper 8 bits. Raises ValueError for floats
+    and 32-bit integers, of which nobody knows which value is white."""
+    # a TIFF file in mode I has 32 bits, or a sign; PNG and PGM files in it have 16 bits
+    if image.mode == "F" or image.mode == "I" and image.format == "TIFF":
+        raise ValueError("floats or 32-bit integers: save it with 8 or 16 bits a channel")
+    if UPRIGHT:
+        turn = TURNS.get(image.getexif().get(0x0112))
+        image = image if turn is None else image.transpose(turn)
+    if image.mode.startswith("I"):  # convert would clip all above 255
+        image = PIL.Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    return image.convert("RGB")
+
+
+def load_pixels(splits, args):
+    """Decode all images once, into a file that the processes of a machine map, and give each
+    split its ``pixels``, uint8 (N, 3, R, R). The file loses its name before the first image is
+    decoded, so nothing stays in --cache_dir, however the run ends (but on Windows it does)."""
+    side = round(args.image_size * 128 / 120)
+    shape = (sum(len(split.files) for split in splits.values()), 3, side, side)
+    folder, leads = args.cache_dir or Path(tempfile.gettempdir()), LOCAL_RANK == 0
+    try:
+        path = folder / f"coral-pixels-{os.getpid()}"
+        if leads:
+            np.memmap(path, np.uint8, "w+", shape=shape)
+        # the first process of each machine tells the others there
+        places = all_gather((platform.node(), path if leads else None))
+        if not leads:
+            path = next(path for node, path in places if path and node == platform.node())
+        pixels = np.memmap(path, np.uint8, "r+", shape=shape)
+        wait_for_all()
+        if leads and os.name == "posix":
+            with open(path, "rb+") as file:
+                path.unlink()
+                if hasattr(os, "posix_fallocate"):  # later, a full disk would kill the process
+                    os.posix_fallocate(file.fileno(), 0, math.prod(shape))
+    except OSError as error:
+        refuse(f"--cache_dir {folder}: {error.strerror}; {math.prod(shape):,} bytes needed")
+
+    for split in splits.values():
+        split.pixels, pixels = np.split(pixels, [len(split.files)])
+        if leads:
+            split.facts["images_sha256"] = decode(split, args)
+    wait_for_all()
+
+
+def decode(split, args):
+    """Fill the pixels of ``split``; the SHA-256 over its image files' bytes in row order."""
+
+    def decode_rows(rows):
+        contents = []
+        for row in rows:
+            try:
+                contents.append(Path(split.files[row]).read_bytes())
+                with PIL.Image.open(io.BytesIO(contents[-1]), formats=FORMATS) as image:
+                    split.pixels[row] = prepare_image(image, args.image_size)
+            except Exception as error:  # Pillow raises many kinds on damaged files
+                where = f"{split.facts['csv']}: row {split.rows[row]}: {split.files[row]}"
+                return contents, f"{where} is no readable image ({error})"
+        return contents, None
+
+    digest, rows = hashlib.sha256(), range(len(split.files))
+    parts = [rows[start : start + 32] for start in rows[::32]]
+    # threads are enough: Pillow decodes and resizes outside Python's global lock
+    pool = ThreadPoolExecutor(os.cpu_count())
+    with tqdm(total=len(rows), desc="decoding", unit="img", disable=NO_BAR) as bar:
+        for contents, error in pool.map(decode_rows, parts):
+            if error or stop.signal:
+                pool.shutdown(cancel_futures=True)
+            need(not error, error)
+            exit_on_signal(stop.signal)
+            digest.update(b"".join(contents))
+            bar.update(len(contents))
+    return digest.hexdigest()
+
+
+# %% Several processes [all]
+RANK = int(os.environ.get("RANK", 0))  # torchrun sets these; rank 0 writes the run folder
+LOCAL_RANK = int(os.environ.get("LOCAL_RANK", 0))
+LOCAL_PROCESSES = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+PROCESSES = int(os.environ.get("WORLD_SIZE", 1))
+NO_BAR = None if RANK == 0 else True  # for tqdm: None shows a bar on terminals only
+stop = SimpleNamespace(signal=0)  # the number of the signal that has come
+
+
+def all_sum(tensor):
+    """``tensor``, summed over the processes in place."""
+    if PROCESSES > 1:
+        dist.all_reduce(tensor)
+    return tensor
+
+
+def all_max(*values):
+    """The largest of each value over the processes."""
+    largest = torch.tensor(values).double()
+    if PROCESSES > 1:
+        dist.all_reduce(largest, dist.ReduceOp.MAX)
+    return largest.tolist()
+
+
+def all_gather(value):
+    """The values of all processes, in the order of their ranks."""
+    values = [value] * PROCESSES
+    if PROCESSES > 1:
+        dist.all_gather_object(values, value)
+    return values
+
+
+def wait_for_all():
+    """Return once all processes have called this: none can have the sum before."""
+    all_sum(torch.zeros(1))
+
+
+def part_of_this_process(count):
+    """The slice of a batch of ``count`` images that is this process's; it may be empty."""
+    start, end = (math.ceil(count * rank / PROCESSES) for rank in (RANK, RANK + 1))
+    return slice(start, end)
+
+
+def at_least_one(part):
+    """``part`` of a batch, or if it is empty the batch's first image."""
+    return part if part.start < part.stop else slice(0, 1)
+
+
+def across_processes(model, device):
+    """The network to train: ``model``, with several processes one that adds up their gradients."""
+    if PROCESSES == 1:
+        return model
+    return DistributedDataParallel(model, [device] if device.type == "cuda" else None)
+
+
+def same_in_all_processes(model):
+    """Give all processes the weights and running statistics of rank 0, which saves them."""
+    if PROCESSES > 1:
+        for tensor in model.state_dict().values():
+            dist.broadcast(tensor, 0)
+
+
+def exit_on_signal(number, args=None):
+    """End the run where ``number`` is that of a signal, with the command that goes on: with
+    ``args`` there is a checkpoint to go on from, else the same command again."""
+    if not number:
+        return
+    words = ["python"]
+    if PROCESSES > 1:
+        words = ["torchrun", f"--nproc_per_node={LOCAL_PROCESSES}"]
+        if LOCAL_PROCESSES < PROCESSES:  # how the machines find each other
+            words.append("...")
+    words += [sys.argv[0], "--outpath", str(args.outpath), "--resume"] if args else sys.argv
+    name = signal.Signals(number).name
+    refuse(f"stopped by {name}; go on with: {shlex.join(words)}", 128 + int(number))
+
+
+# %% Run folder [all]
+# In this order: where a run starts again, the checkpoint goes first and run.json is there as soon
+# as anything else is, so that a kill leaves what --resume takes.
+RUN_FILES = ("checkpoint.pt", "run.json", "training.log", "history.csv")
+RUN_FILES += ("model.pt", "test_predictions.csv", "test_probas.npy")
+RUN_FILES += tuple(f"best_{name}" for name in RUN_FILES[4:])
+
+
+def write_file(path, write):
+    """Let ``write`` fill a temporary file, flush it to disk, and only then name it ``path``."""
+    if RANK == 0:
+        temporary = path.with_name(path.name + ".tmp")
+        try:
+            with open(temporary, "wb") as file:
+                write(file)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+        except (OSError, RuntimeError) as error:  # torch may report a full disk as the latter
+            raise OSError(0, error.args[-1], str(path)) from error
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def reading(path, problem="is missing or damaged; nothing was changed; see --overwrite"):
+    """Refuses the file at ``path`` in one line where what is done with it fails."""
+    try:
+        yield
+    except Exception as error:  # what a damaged file raises is not documented
+        reason = f"{type(error).__name__}: {error}".splitlines()[0]
+        refuse(f"{path} {problem} ({reason})")
+
+
+def read_tensors(path):
+    """What torch.save wrote to the file; an exception where its checksums differ."""
+    with zipfile.ZipFile(path) as archive:
+        if archive.testzip():
+            raise ValueError("its checksums differ")
+    return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def append_line(path, line):
+    """Add a line to a file, flushed to disk."""
+    if RANK == 0:
+        with open(path, "a", encoding="utf-8", errors="backslashreplace") as file:
+            file.write(line + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+
+
+def log(args, line):
+    """Print a line and add it to training.log."""
+    if RANK == 0:
+        tqdm.write(line)
+    append_line(args.outpath / "training.log", line)
+
+
+def save_model(path, model):
+    """The plain state dict, on the CPU."""
+    state = {name: tensor.cpu().contiguous() for name, tensor in model.state_dict().items()}
+    write_file(path, lambda file: torch.save(state, file))
+
+
+def save_predictions(args, prefix, split, probas, male):
+    """test_predictions.csv and test_probas.npy, their names behind ``prefix``."""
+    labels, predicted = split.labels.numpy(), predict_labels(probas).numpy()
+    ages = {"true_age": labels + YOUNGEST_AGE, "predicted_age": predicted + YOUNGEST_AGE}
+    table = pd.DataFrame({"path": split.table[FILE_COLUMN], **ages})
+    if args.gender:
+        table["true_gender"] = pd.Series(split.genders.numpy()).map({1.0: "male", 0.0: "female"})
+        table["p_male"] = male.numpy()
+    others = split.table.drop(columns=[FILE_COLUMN, "age", "Unnamed: 0", *table], errors="ignore")
+    # to_csv does not quote carriage returns
+    text = table.join(others).replace("\r", r"\\r", regex=True).to_csv(index=False).encode()
+    write_file(args.outpath / f"{prefix}test_predictions.csv", lambda file: file.write(text))
+    write_file(args.outpath / f"{prefix}test_probas.npy", lambda file: np.save(file, probas))
+
+
+def describe(args, splits, device):
+    """run.json, as it is before training."""
+    median = splits["train"].labels.median()
+    for split in splits.values():
+        mae, _ = compute_mae_and_mse(split.labels, median)
+        split.facts |= {"median_age": median.item() + YOUNGEST_AGE, "median_mae": mae}
+    script, modules = Path(__file__), (torch, torchvision, np, pd, PIL)
+    versions = {module.__name__: module.__version__ for module in modules}
+    facts = {"script": script.name}
+    facts["script_sha256"] = hashlib.sha256(script.read_bytes()).hexdigest()
+    facts |= {"dataset": DATASET, "loss": LOSS, "gender": args.gender, "seed": args.seed}
+    facts |= {"num_classes": NUM_CLASSES, "youngest_age": YOUNGEST_AGE, "device": str(device)}
+    facts["settings"] = {k: str(v) if isinstance(v, Path) else v for k, v in vars(args).items()}
+    facts["versions"] = {"python": sys.version.split()[0], **versions}
+    facts["data"] = {name: split.facts for name, split in splits.items()}
+    return facts | {"processes": PROCESSES, "status": "running", "minutes": 0.0, "metrics": {}}
+
+
+@contextlib.contextmanager
+def locked(out):
+    """Make the folder and, while this lasts, keep other processes from running there."""
+    if RANK > 0:
+        yield
+        return
+    lock = None
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=out).close()
+        if sys.platform != "win32":
+            import fcntl  # not on Windows, where two runs in one folder are not kept apart
+
+            lock = os.open(out, os.O_RDONLY)
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        refuse(f"--outpath {out}: another process is running there")
+    except OSError as error:
+        if lock is None:  # some network file systems have no locks: then go without
+            refuse(f"--outpath {out}: {error.strerror}; give a folder that can be written")
+    try:
+        yield
+    finally:
+        if lock is not None:
+            os.close(lock)
+
+
+# %% Resuming [all]
+PARTS = ("model", "averaged", "optimizer", "schedule")  # of the training state
+
+
+def training_state(model, splits, args, device, checkpoint):
+    """All that changes in training, in a namespace: at its start, or as ``checkpoint`` has it."""
+    steps = args.epochs * math.ceil(len(splits["train"].files) / args.batch_size)
+    optimizer, schedule = optimisation(model, args, steps)
+    progress = {"epoch": 0, "batch": 0, "minutes": 0.0, "seconds": 0.0, "waited": 0.0, "best": {}}
+    state = SimpleNamespace(
+        model=model,
+        averaged=copy.deepcopy(model) if args.average else model,  # evaluated and saved
+        optimizer=optimizer,
+        schedule=schedule,
+        progress=progress,
+        rng=torch.get_rng_state(),  # when the epoch began
+        epoch_cost=torch.zeros((), device=device),  # this process's part, summed over images
+    )
+    if checkpoint:
+        restore(checkpoint, args, state)
+    state.network = across_processes(model, device)
+    state.saved = time.monotonic()
+    state.began = state.saved - 60 * progress["minutes"]
+    return state
+
+
+def save_checkpoint(args, state):
+    """Write checkpoint.pt: all that resuming needs. Where that fails, or the weights are no longer
+    finite, the older one stays."""
+    if not all(tensor.isfinite().all() for tensor in state.model.state_dict().values()):
+        return
+    state.saved = time.monotonic()
+    state.progress["minutes"] = (state.saved - state.began) / 60
+    for name in ("training.log", "history.csv"):
+        file = args.outpath / name
+        state.progress[name] = file.stat().st_size if file.exists() else 0
+    saved = {name: getattr(state, name).state_dict() for name in PARTS}
+    saved |= {"progress": state.progress, "rng": state.rng}
+    saved |= {"epoch_cost": all_sum(state.epoch_cost.clone())}
+    saved["run"] = [Path(__file__).name, args.seed]
+    try:
+        write_file(args.outpath / "checkpoint.pt", lambda file: torch.save(saved, file))
+    except OSError as error:
+        warn(f"{error.filename} was not written, an older one stays: {error.strerror}")
+
+
+def checkpoint_if_due(args, state):
+    """Save a checkpoint where it is time for one or a signal has come, which then ends the run."""
+    signalled, since = all_max(stop.signal, time.monotonic() - state.saved)
+    if signalled or since > 60 * args.checkpoint_minutes:
+        save_checkpoint(args, state)
+    exit_on_signal(signalled, args)
+
+
+def restore(checkpoint, args, state):
+    """Put what ``checkpoint`` holds into ``state``, and take back what was logged after it."""
+    with reading(args.outpath / "checkpoint.pt"):
+        state.progress |= checkpoint["progress"]
+        torch.set_rng_state(checkpoint["rng"])
+        if RANK == 0:  # it is the sum of all processes' parts
+            state.epoch_cost += checkpoint["epoch_cost"].to(state.epoch_cost.device)
+        for name in PARTS:
+            getattr(state, name).load_state_dict(checkpoint[name])
+        sizes = {name: state.progress[name] for name in ("training.log", "history.csv")}
+    if RANK == 0:
+        for name, size in sizes.items():
+            os.truncate(args.outpath / name, size)
+
+
+def earlier_run(argv, args):
+    """The run.json of the run to resume, and its checkpoint; None without."""
+    found = [name for name in RUN_FILES if (args.outpath / name).exists()]
+    if not found or args.overwrite:
+        return None, None
+    need(args.resume, f"{args.outpath} holds a run ({found[0]}); see --resume and --overwrite")
+
+    with reading(path := args.outpath / "run.json"):
+        before = json.loads(path.read_bytes())
+        check_settings(before, parse_settings(argv, before["settings"]))
+    with reading(path := args.outpath / "checkpoint.pt"):
+        resumable = path.exists() and before["status"] != "finished"
+        checkpoint = read_tensors(path) if resumable else None
+        if checkpoint and checkpoint["run"] != [before["script"], before["seed"]]:
+            raise ValueError("not a checkpoint of this run")
+    with reading(path := args.outpath / "best_model.pt"):
+        if checkpoint and checkpoint["progress"]["best"]:
+            read_tensors(path)
+    return before, checkpoint
+
+
+def check_equal(what, was, now):
+    """Refuse to resume where ``was`` is not ``now``."""
+    advice = "leave it out or make it equal, or start another run"
+    need(was == now, f"--resume: {what} was {was}, is {now}: {advice}")
+
+
+def check_settings(before, args):
+    """Refuse to resume with settings that would give other numbers than those of run.json."""
+    check_equal("script", before["script"], Path(__file__).name)
+    check_equal("number of processes", before["processes"], PROCESSES)
+    check_equal("--seed", before["seed"], before["seed"] if args.seed == -1 else args.seed)
+    for name, (paper, *_) in {"recipe": ("paper",), **SETTINGS}.items():
+        if name not in FREE_ON_RESUME and name != "seed":
+            check_equal(f"--{name}", before["settings"].get(name, paper), getattr(args, name))
+
+
+def check_data(before, now):
+    """Refuse to resume with other data; a script whose text has changed is only warned of."""
+    with reading(f"{now['settings']['outpath']}/run.json"):
+        for name in before["data"] | now["data"]:
+            for kind in ("csv_sha256", "images_sha256"):
+                was, is_now = (facts["data"].get(name, {}).get(kind) for facts in (before, now))
+                check_equal(f"{kind} of {name} data", was, is_now)
+    if before["script_sha256"] != now["script_sha256"]:
+        warn("this script's text has changed since the run began")
+
+
+# %% Main [all]
+@torch.no_grad()
+def init_backbone(model, path):
+    """Start all convolutions and batch norms from the state dict at ``path``."""
+    with reading(f"--init_from {path}:", "not the state dict of a ResNet-34"):
+        given = torch.load(path, map_location="cpu", weights_only=True)
+        for name, tensor in model.state_dict().items():
+            if name.startswith(("conv", "bn", "layer")) and "num_batches" not in name:
+                tensor.copy_(given[name].view_as(tensor))
+
+
+def build_model(args, splits):
+    """The network with its first weights, which depend on nothing but the seed and the options."""
+    torch.manual_seed(args.seed)  # nothing else may draw from here to the first pass
+    model = ResNet34(args.gender, args.seed)
+    if args.prior_bias:
+        set_prior_bias(model, splits["train"].labels)
+    if args.init_from:
+        init_backbone(model, args.init_from)
+    return model
+
+
+def begin_run_folder(args, facts, device):
+    """Clear the folder of an earlier run, and write run.json and the log's first lines."""
+    for name in RUN_FILES:
+        if name == "run.json":
+            write_facts(args, facts)
+        elif RANK == 0:
+            (args.outpath / name).unlink(missing_ok=True)
+    columns = "epoch,cost,seconds,wait_seconds,images_per_second,valid_mae,valid_rmse"
+    append_line(args.outpath / "history.csv", columns)
+    log(args, f"PyTorch Version: {torch.__version__}")
+    log(args, f"CUDA device available: {torch.cuda.is_available()}")
+    log(args, f"Using CUDA device: {device}")
+    log(args, f"Random Seed: {args.seed}")
+    if task_importance_weights:
+        log(args, f"Task Importance Weight: {args.imp_weight}")
+    log(args, f"Output Path: {args.outpath}")
+
+
+def write_facts(args, facts):
+    """Write run.json."""
+    text = json.dumps(facts, indent=1).encode()
+    write_file(args.outpath / "run.json", lambda file: file.write(text))
+
+
+def train_and_test(args, before, checkpoint):
+    """Train, evaluate and save; ``before`` and ``checkpoint`` are those of a run to resume."""
+    device = torch.device("cpu")
+    if args.cuda >= 0:
+        device = torch.device("cuda", LOCAL_RANK if PROCESSES > 1 else args.cuda)
+        torch.cuda.set_device(device)
+
+    # data and model
+    csvs = {"train": args.train_csv, "valid": args.valid_csv, "test": args.test_csv}
+    splits = {n: read_split(c, args) for n, c in csvs.items() if c}
+    model = build_model(args, splits)
+    load_pixels(splits, args)
+    if device.type == "cuda" and PROCESSES > 1:
+        model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+    model.to(device, memory_format=torch.channels_last if args.channels_last else None)
+
+    # run folder
+    facts = describe(args, splits, device)
+    if before and RANK == 0:
+        check_data(before, facts)
+    if not checkpoint:
+        begin_run_folder(args, facts, device)
+
+    # training, and the evaluation of the last epoch's weights and of the best's
+    model, progress = train(model, splits, args, device, checkpoint)
+    began = time.monotonic() - 60 * progress["minutes"]
+    facts["metrics"], lines = evaluate_all(model, "", splits, args, device)
+    save_model(args.outpath / "model.pt", model)
+    facts["minutes"] = (time.monotonic() - began) / 60
+    lines.append(f"Total Training Time: {facts['minutes']:.2f} min")
+    if args.valid_csv:
+        if RANK == 0:
+            model.load_state_dict(torch.load(args.outpath / "best_model.pt", weights_only=True))
+        metrics, best_lines = evaluate_all(model, "best_", splits, args, device)
+        facts["metrics"] |= metrics | {"best_epoch": progress["best"]["epoch"] + 1}
+        lines += best_lines
+
+    for line in lines:
+        log(args, line)
+    facts["status"] = "finished"
+    write_facts(args, facts)
+
+
+def start_or_resume(argv, args):
+    """Start the run in --outpath, go on with it, or say that it is finished."""
+    shared = [None, None, None]
+    if RANK == 0:
+        shared = [*earlier_run(argv, args), int.from_bytes(os.urandom(4), "little")]
+    if PROCESSES > 1:
+        dist.broadcast_object_list(shared)
+
+    before, checkpoint, fresh_seed = shared
+    if before:
+        args = parse_settings(argv, before["settings"])
+    if args.seed == -1:
+        args.seed = before["seed"] if before else fresh_seed
+
+    if not before or before["status"] != "finished":
+        train_and_test(args, before, checkpoint)
+    elif RANK == 0:
+        print(f"{args.outpath} holds this run, finished: nothing to do")
+    if RANK == 0:
+        (args.outpath / "checkpoint.pt").unlink(missing_ok=True)
+
+
+def note_signal(number, frame):
+    """Remember a signal, which is acted upon when the batch is done."""
+    stop.signal = number
+
+
+def main(argv=None):
+    """Run the script with the given command-line arguments."""
+    args = parse_settings(argv)
+    stop.signal = 0
+    handlers = {n: signal.signal(n, note_signal) for n in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        if PROCESSES > 1:
+            backends = "gloo" if args.cuda < 0 else "cpu:gloo,cuda:nccl"
+            dist.init_process_group(backends, timeout=timedelta(days=1))  # decoding may take hours
+        with locked(args.outpath):
+            start_or_resume(argv, args)
+
+    except OSError as error:
+        refuse(f"{error.filename or args.outpath}: {error.strerror or error}", 1)
+    except RuntimeError as error:
+        reason = str(error).splitlines()[0]
+        if PROCESSES == 1 and "memory" not in reason:
+            raise
+        print(f"{Path(__file__).name}: error: process {RANK} failed: {reason}", file=sys.stderr)
+        raise SystemExit(1) from None
+
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+        if dist.is_initialized():
+            dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    sys.stdout.reconfigure(errors="backslashreplace")  # not every terminal has all characters
+    main()
