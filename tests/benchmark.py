@@ -310,7 +310,7 @@ def main():
         options = [f"--{kind}_csv={folder / kind}.csv" for kind in ("train", "test")]
         options += [f"--image_path={folder / 'images'}", f"--batch_size={given.batch_size}"]
         args = module.parse_settings([*options, f"--outpath={folder}"])
-        split = module.read_split(args.train_csv, args.image_path, 0)
+        split = module.read_split(args.train_csv, args)
         module.load_pixels({"train": split}, args)
         print(f"torch {torch.__version__}, {torch.get_num_threads()} threads", end=", ")
         print(f"{len(split.files)} images, batches of {given.batch_size}")

@@ -35,6 +35,12 @@ def load(path):
     return module
 
 
+def read_split(module, csv, images, gender=0):
+    """The script's rows of ``csv``, whose images lie in ``images``."""
+    options = [f"--image_path={images}", f"--gender={gender}", "--outpath=unused"]
+    return module.read_split(csv, module.parse_settings(options))
+
+
 def run(script, *args, cwd=None, **env):
     """``python script args`` as a user would start it; CompletedProcess with text output."""
     return subprocess.run(

@@ -1,15 +1,22 @@
 """What a user gets wrong ends in one line that names it, exit code 2, before any training."""
 
+import hashlib
+import json
 import os
+import shutil
+import struct
 import sys
 
+import numpy as np
+import pandas as pd
 import PIL.Image
 import pytest
 import torch
-from conftest import ROOT, load, run
+from conftest import ROOT, load, read_split, run
 
 UTK = load(ROOT / "model-code/utk-coral.py")
 CE = load(ROOT / "model-code/utk-ce.py")
+FACES = load(ROOT / "model-code/faces-coral.py")
 
 
 @pytest.fixture
@@ -63,7 +70,10 @@ def test_the_data_are_fine(data):
         ("--amp=1", "--amp 1 needs a CUDA device"),
         ("--resume --overwrite", "argument --overwrite: not allowed with argument --resume"),
         ("--train_csv=no.csv", "no.csv: No such file or directory"),
-        ("--image_path=nowhere", "row 1: no image file nowhere"),
+        (
+            "--image_path=nowhere",
+            "4 of 4 image files are missing (row 1: nowhere/0.jpg, row 2: nowhere/1.jpg, row 3: ",
+        ),
         ("--init_from=none.pt", "--init_from none.pt: not the state dict of a ResNet-34"),
         ("--cache_dir=nowhere", "--cache_dir nowhere: No such file or directory"),
     ],
@@ -124,8 +134,8 @@ def test_ce_has_no_importance_weights(data, capsys):
         (b",file,age\n0,0.jpg,3.5\n", "row 1 (0.jpg): age is '3.5'"),
         (b",file,age\n0,0.jpg,\n", "row 1 (0.jpg): age is ''"),
         (b",file,age\n0,0.jpg,x\n", "row 1 (0.jpg): age is 'x'"),
-        (b",file,age\n0,0.jpg,3\n1,7.jpg,3\n", "row 2: no image file"),
-        (b",file,age\n0,,3\n", "row 1: no image file"),
+        (b",file,age\n0,0.jpg,3\n1,7.jpg,3\n", "1 of 2 image files are missing (row 2: "),
+        (b",file,age\n0,,3\n", "1 of 1 image files are missing (row 1: "),
     ],
 )
 def test_csvs(content, message, data, capsys):
@@ -184,3 +194,169 @@ def test_a_cost_that_is_not_finite(data):
     assert "the cost is" in result.stderr and result.stderr.count("\n") == 1
     state = torch.load(data / "run" / "checkpoint.pt", weights_only=True)
     assert all(t.isfinite().all() for t in state["model"].values())
+
+
+# Hand-made and mixed CSVs
+
+
+def rows_of(module, count, change=lambda table: table):
+    """The first rows of the sample's training CSV as text, after ``change``."""
+    table = pd.read_csv(module.TRAIN_CSV_PATH, dtype=str, keep_default_na=False)
+    return change(table.iloc[:count].copy())
+
+
+def said(module, table, tmp_path, capsys, *options):
+    """What ``main`` says of a training CSV with these rows, or "" if it has no objection."""
+    table = table.rename(columns={"Unnamed: 0": ""})
+    table.to_csv(tmp_path / "rows.csv", index=False)
+    args = module.parse_settings(["--outpath=unused", *options])
+    capsys.readouterr()
+    try:
+        module.read_split(tmp_path / "rows.csv", args)
+    except SystemExit as stop:
+        err = capsys.readouterr().err
+        assert stop.code == 2 and err.count("\n") == 1
+        return err
+    return ""
+
+
+@pytest.mark.parametrize("dataset, youngest", [("afad", 15), ("cacd", 14), ("morph2", 16)])
+def test_ages_instead_of_labels(dataset, youngest, tmp_path, capsys):
+    """Of young people only, so that every age would be a label."""
+    module = load(ROOT / f"model-code/{dataset}-coral.py")
+
+    def young_ages(table):
+        table = table[table["age"].astype(int) < module.NUM_CLASSES - youngest]
+        return table.assign(age=(table["age"].astype(int) + youngest).astype(str))
+
+    table = rows_of(module, 160, young_ages)
+    assert 4 < len(table) < 160
+    err = said(module, table, tmp_path, capsys)
+    assert f"'age' of 100% of the rows differs from the file name's age by {youngest} years" in err
+    assert f"it must be the age in years minus {youngest}; --trust_csv 1 goes on" in err
+    assert said(module, table, tmp_path, capsys, "--trust_csv=1") == ""
+    assert said(module, rows_of(module, 160), tmp_path, capsys) == ""
+
+
+def test_labels_instead_of_ages(tmp_path, capsys):
+    """UTKFace's labels given to faces-coral.py; a few rows that agree don't hide it, and single
+    wrong ages are no reason to refuse."""
+    rows = [{"file": f"{25 + i}_1_0_{i}.jpg", "age": str(4 + i), "gender": ""} for i in range(20)]
+    rows[3]["age"] = "28"
+    for row in rows:
+        shutil.copy(next(UTK.IMAGE_PATH.glob("*.jpg")), tmp_path / row["file"])
+    here = f"--image_path={tmp_path}"
+    err = said(FACES, pd.DataFrame(rows), tmp_path, capsys, here)
+    assert "'age' of 95% of the rows differs from the file name's age by 21 years" in err
+    assert "it must be the age in years; --trust_csv" in err
+    for i, row in enumerate(rows):
+        row["age"] = str(25 + i - 21 * (i in (2, 5)))
+    assert said(FACES, pd.DataFrame(rows), tmp_path, capsys, here) == ""
+
+
+@pytest.mark.parametrize(
+    "dataset, column, value, message",
+    [
+        ("morph2", "Male", "0", "Male is '0', must be 1 or -1, or empty where it is unknown"),
+        ("afad", "gender", "M", "gender is 'M', must be male or female, or empty"),
+        ("faces", "gender", "Female", "gender is 'Female', must be male or female, or empty"),
+        ("faces", "gender", "1", "gender is '1', must be male or female, or empty"),
+    ],
+)
+def test_other_codes_of_gender(dataset, column, value, message, tmp_path, capsys):
+    module = load(ROOT / f"model-code/{dataset}-coral.py")
+    table = rows_of(module, 8)
+    table.loc[2, column] = ""
+    assert said(module, table, tmp_path, capsys, "--gender=1") == ""
+    table.loc[5, column] = value
+    assert f"rows.csv: row 6: {message}" in said(module, table, tmp_path, capsys, "--gender=1")
+    assert said(module, table, tmp_path, capsys) == ""  # nobody asks for genders
+
+
+def test_faces_without_a_gender_column(tmp_path, capsys):
+    table = rows_of(FACES, 8, lambda table: table.drop(columns="gender"))
+    assert said(FACES, table, tmp_path, capsys) == ""
+    assert "needs a column 'gender', has file, age" in said(
+        FACES, table, tmp_path, capsys, "--gender=1"
+    )
+
+
+def test_blanks_around_headers_and_values(tmp_path):
+    plain = rows_of(FACES, 8)
+    plain.to_csv(tmp_path / "plain.csv", index=False)
+    lines = (tmp_path / "plain.csv").read_text().splitlines()
+    spaced = "".join(" " + line.replace(",", " ,  ") + " \n" for line in lines)
+    (tmp_path / "spaced.csv").write_text(spaced)
+    first, second = (
+        read_split(FACES, tmp_path / f"{name}.csv", FACES.IMAGE_PATH, 1)
+        for name in ("plain", "spaced")
+    )
+    assert first.files == second.files and first.table.equals(second.table)
+    assert torch.equal(first.labels, second.labels) and torch.equal(first.genders, second.genders)
+
+
+def test_missing_images(tmp_path, capsys):
+    """All are counted, three named; --skip_missing 1 goes on without, and puts it on record."""
+    names = [f"{i}.jpg" for i in range(9)]
+    table = pd.DataFrame({"file": names, "age": "30"})
+    for i in (0, 2, 4, 8):
+        shutil.copy(next(UTK.IMAGE_PATH.glob("*.jpg")), tmp_path / names[i])
+    here = [f"--image_path={tmp_path}"]
+    err = said(FACES, table, tmp_path, capsys, *here)
+    assert "rows.csv: 5 of 9 image files are missing" in err
+    assert all(f"row {i + 1}: {tmp_path / names[i]}" in err for i in (1, 3, 5))
+    assert names[6] not in err and "--skip_missing 1 leaves such rows out" in err
+
+    tiny = ["--epochs=1", "--batch_size=2", "--image_size=33", f"--outpath={tmp_path / 'run'}"]
+    csvs = [f"--{name}_csv={tmp_path / 'rows.csv'}" for name in ("train", "test")]
+    FACES.main([*csvs, *tiny, *here, "--skip_missing=1"])
+    facts = json.loads((tmp_path / "run" / "run.json").read_text())["data"]["train"]
+    digest = hashlib.sha256(b"1.jpg\n3.jpg\n5.jpg\n6.jpg\n7.jpg").hexdigest()
+    assert (facts["rows"], facts["missing"], facts["missing_sha256"]) == (4, 5, digest)
+    predictions = pd.read_csv(tmp_path / "run" / "test_predictions.csv")
+    assert [*predictions["path"]] == ["0.jpg", "2.jpg", "4.jpg", "8.jpg"]
+
+    # messages count the rows of the file
+    (tmp_path / "8.jpg").write_bytes(b"none")
+    with pytest.raises(SystemExit):
+        FACES.main([*csvs, *tiny, *here, "--skip_missing=1", "--overwrite"])
+    assert "rows.csv: row 9: " in capsys.readouterr().err
+    for name in names:
+        (tmp_path / name).unlink(missing_ok=True)
+    err = said(FACES, table, tmp_path, capsys, *here, "--skip_missing=1")
+    assert "all 9 of 9 image files are missing" in err
+
+
+@pytest.mark.parametrize("orientation", range(9))
+def test_orientation(orientation, tmp_path):
+    """faces scripts turn a photo as its EXIF tag says (the tag's definition, pixel by pixel), even
+    if another tag is damaged; the paper's scripts see the pixels as the reference does."""
+    pixels = np.arange(6, dtype=np.uint8).reshape(2, 3) * 40
+    # big-endian, two tags: the orientation, and XResolution (0x11A) as a text, which it must not be
+    tags = struct.pack(">HHHIHH", 2, 0x0112, 3, 1, orientation, 0)
+    tags += struct.pack(">HHI4sI", 0x011A, 2, 4, b"72\0\0", 0)
+    exif = b"Exif\0\0MM\0*\0\0\0\x08" + tags
+    PIL.Image.fromarray(pixels).save(tmp_path / "photo.png", exif=exif)
+    a, b, c, d, e, f = pixels.ravel().tolist()
+    upright = {
+        **{number: [[a, b, c], [d, e, f]] for number in (0, 1)},
+        2: [[c, b, a], [f, e, d]],
+        3: [[f, e, d], [c, b, a]],
+        4: [[d, e, f], [a, b, c]],
+        5: [[a, d], [b, e], [c, f]],
+        6: [[d, a], [e, b], [f, c]],
+        7: [[f, c], [e, b], [d, a]],
+        8: [[c, f], [b, e], [a, d]],
+    }
+    with PIL.Image.open(tmp_path / "photo.png") as image:
+        turned, kept = FACES.as_rgb(image), UTK.as_rgb(image)
+    assert np.asarray(turned)[:, :, 1].tolist() == upright[orientation]
+    assert np.array_equal(np.asarray(kept)[:, :, 1], pixels)
+
+
+@pytest.mark.parametrize("kind", [np.float32, np.int32])
+def test_images_of_floats_and_of_32_bits(kind, data, capsys):
+    PIL.Image.fromarray(np.full((9, 9), 0.7 * 2**20, kind)).save(data / "2.tif")
+    (data / "2.tif").rename(data / "2.jpg")
+    error = refusal(data, capsys)
+    assert f"row 3: {data / '2.jpg'} is no readable image (floats or 32-bit integers" in error

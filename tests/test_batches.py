@@ -6,7 +6,7 @@ import pandas as pd
 import PIL.Image
 import pytest
 import torch
-from conftest import ROOT, load
+from conftest import ROOT, load, read_split
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
@@ -40,7 +40,7 @@ def small_splits(module, tmp_path, train=21, test=10):
         csv = tmp_path / f"{name}.csv"
         source = {"train": module.TRAIN_CSV_PATH, "test": module.TEST_CSV_PATH}[name]
         csv.write_text("".join(source.open().readlines()[: rows + 1]))
-        splits[name] = module.read_split(csv, module.IMAGE_PATH, 0)
+        splits[name] = read_split(module, csv, module.IMAGE_PATH)
     module.load_pixels(splits, settings(tmp_path))
     return splits
 
@@ -128,7 +128,7 @@ def test_mirroring_changes_nothing_else(tmp_path):
 def test_sizes(size, side, tmp_path):
     """Photos are resized to round(S * 128 / 120), crops have S pixels, central ones the middle."""
     module = load(ROOT / "model-code/afad-coral.py")
-    splits = {"test": module.read_split(module.TEST_CSV_PATH, module.IMAGE_PATH, 0)}
+    splits = {"test": read_split(module, module.TEST_CSV_PATH, module.IMAGE_PATH)}
     splits["test"].files = splits["test"].files[:3]
     args = settings(tmp_path, image_size=size)
     module.load_pixels(splits, args)
@@ -149,7 +149,7 @@ def test_other_kinds_of_images(mode, tmp_path):
     name = "14_A_0001." + ("jpg" if mode == "CMYK" else "png")
     other.save(tmp_path / name)
     pd.DataFrame({"file": [name], "age": [0]}).to_csv(tmp_path / "test.csv")
-    splits = {"test": module.read_split(tmp_path / "test.csv", tmp_path, 0)}
+    splits = {"test": read_split(module, tmp_path / "test.csv", tmp_path)}
     module.load_pixels(splits, settings(tmp_path))
     with PIL.Image.open(tmp_path / name) as image:
         expected = transforms.PILToTensor()(image.convert("RGB").resize((128, 128), 2))

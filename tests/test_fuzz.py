@@ -17,7 +17,7 @@ import numpy as np
 import PIL.Image
 import pytest
 import torch
-from conftest import ROOT, load
+from conftest import ROOT, load, read_split
 from test_summarize import write_run
 
 SCRIPTS = {name: load(ROOT / f"model-code/{name}-coral.py") for name in ("afad", "morph2", "utk")}
@@ -98,7 +98,7 @@ def test_csvs(count, tmp_path):
         coding = draw.choice(["utf-8"] * 5 + ["utf-8-sig", "utf-16"])
         content = draw.choice(["\n", "\r\n"]).join([*lines, ""]).encode(coding)
         csv.write_bytes(mutated(draw, content) if draw.random() < 0.7 else content)
-        split = outcome(module.read_split, csv, module.IMAGE_PATH, 0)
+        split = outcome(read_split, module, csv, module.IMAGE_PATH)
         if split:
             accepted += 1
             assert all(os.path.isfile(file) for file in split.files)
@@ -140,7 +140,7 @@ def test_images(count, tmp_path, monkeypatch):
         whole = number < len(kinds)
         content = kinds[number] if whole else draw.choice(kinds)
         file.write_bytes(content if whole else mutated(draw, content))
-        split = SimpleNamespace(files=[str(file)], facts={"csv": "rows.csv"})
+        split = SimpleNamespace(files=[str(file)], rows=[1], facts={"csv": "rows.csv"})
         outcome(UTK.load_pixels, {"train": split}, args)
         accepted += "images_sha256" in split.facts
         assert ("images_sha256" in split.facts) == (MAKE_CSV.inspect(file)[1] is None)
@@ -243,7 +243,7 @@ def test_make_csv(count, tmp_path):
         outcome(MAKE_CSV.main, [*words, "--group_duplicates"])
         listed = 0
         for csv in out.glob("*_t*.csv") if out.exists() else []:
-            listed += len(UTK.read_split(csv, images, 0).files)
+            listed += len(read_split(UTK, csv, images).files)
         for csv in out.glob("utk_[vr]*.csv") if out.exists() else []:
             table = MAKE_CSV.pd.read_csv(csv, dtype=str, keep_default_na=False)
             listed += len(table)

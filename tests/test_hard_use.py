@@ -17,7 +17,7 @@ import pandas as pd
 import PIL.Image
 import pytest
 import torch
-from conftest import ROOT, load
+from conftest import ROOT, load, read_split
 from torch import nn
 
 AFAD = ROOT / "model-code" / "afad-coral.py"
@@ -270,7 +270,7 @@ def test_a_finished_run_with_other_settings(module, words, tmp_path, capsys):
     [
         ("file,path,age\n1.jpg,{0},3,x\n", "rows with more fields than it has"),
         ("path,age\n1.jpg,{0},3\n2.jpg,{0},3\n", "rows with more fields than it has"),
-        ('path,age\n"two\nlines",3\n', "no image file"),
+        ('path,age\n"two\nlines",3\n', "image files are missing"),
         ('path,"a\nge"\n{0},3\n', "needs a column 'age', has path, a ge"),
     ],
 )
@@ -278,7 +278,7 @@ def test_csvs(content, message, module, tmp_path, capsys):
     image = (SAMPLE / "train.csv").read_text().splitlines()[1].split(",")[1]
     (tmp_path / "rows.csv").write_text(content.replace("{0}", image))
     assert message in refusal(
-        capsys, 2, module.read_split, tmp_path / "rows.csv", module.IMAGE_PATH, 0
+        capsys, 2, read_split, module, tmp_path / "rows.csv", module.IMAGE_PATH
     )
 
 
@@ -301,7 +301,7 @@ def test_no_other_program_is_started(tmp_path):
     """Pillow would have Ghostscript run what is in an EPS file."""
     PIL.Image.new("RGB", (9, 9)).save(tmp_path / "code.jpg", "EPS")
     assert MAKE_CSV.inspect(tmp_path / "code.jpg") == (None, "unreadable pixels: not an image")
-    split = SimpleNamespace(files=[tmp_path / "code.jpg"], facts={"csv": ""})
+    split = SimpleNamespace(files=[tmp_path / "code.jpg"], rows=[1], facts={"csv": ""})
     split.pixels = np.empty((1, 3, 34, 34), np.uint8)
     with pytest.raises(SystemExit):
         load(AFAD).decode(split, SimpleNamespace(image_size=32))
@@ -420,7 +420,7 @@ def test_many_rows(rows, module, tmp_path, monkeypatch):
     (tmp_path / "rows.csv").write_text(text)
     exists, looked = os.path.isfile, []
     monkeypatch.setattr(os.path, "isfile", lambda file: looked.append(file) or exists(file))
-    split = module.read_split(tmp_path / "rows.csv", module.IMAGE_PATH, 1)
+    split = read_split(module, tmp_path / "rows.csv", module.IMAGE_PATH, 1)
     assert len(split.files) == len(split.labels) == rows and len(looked) == 20
     assert split.labels[-20:].tolist() == [int(line.split(",")[2]) for line in lines]
 
