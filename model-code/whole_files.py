@@ -20,7 +20,7 @@ def written(path, mode="wb", **options):
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except OSError as problem:
-        if problem.filename in (None, temporary, str(temporary)):
+        if problem.filename in (None, str(temporary)):
             problem.filename = str(path)
         raise
     finally:
