@@ -704,6 +704,7 @@ def test_folders_that_cannot_be(tmp_path, capsys):
     other = draw(tmp_path / "other", ["photo.jpg", "me.png"])
     utk = draw(tmp_path / "utk", names_of(9))
     draw(tmp_path / "above" / "the faces", FACES["mine"])
+    draw(tmp_path / "more" / "UTK", names_of(2))
     (tmp_path / "empty").mkdir()
     for argv, problem in [
         (("faces", "--images", mine, other), f"{other}: 0 of 2 images are named as those of faces"),
@@ -720,6 +721,7 @@ def test_folders_that_cannot_be(tmp_path, capsys):
             ("faces", "--images", tmp_path / "above"),
             f"faces --images '{tmp_path}/above/the faces'\n",
         ),
+        (("faces", "--images", tmp_path / "more"), f"faces --images {tmp_path}/more/UTK\n"),
         (("faces", "--images", mine, "--by_subject"), "do not tell who is shown"),
         (("utk", "--images", utk, utk), "utk has one folder"),
         (("utk", "--images", utk, "--images", mine), f"--images {utk} {mine}: utk has one folder"),
@@ -762,6 +764,15 @@ def test_folders_that_are_links(tmp_path, capsys):
         f"link not followed: {images}/20/111: leads nowhere",
         f"link not followed: {images}/40: leads nowhere",
     ]
+
+
+def test_of_links_to_one_folder_the_first_counts(tmp_path):
+    elsewhere = draw(tmp_path / "disk", ["c.jpg", "d.jpg"])
+    (tmp_path / "mine").mkdir()
+    for age in random.Random(0).sample(range(20, 60), 40):
+        (tmp_path / "mine" / str(age)).symlink_to(elsewhere)
+    found, _ = make_faces([tmp_path / "mine"], tmp_path / "out", "--test_fraction", 0.4)
+    assert found == {"20/c.jpg": ("20", ""), "20/d.jpg": ("20", "")}
 
 
 # ---- Orientation, and pixels that nobody can tell the range of
