@@ -797,6 +797,18 @@ def test_orientation_is_warned_of(tmp_path, capsys):
     assert capsys.readouterr().err == ""
 
 
+def test_damaged_exif_is_no_orientation(tmp_path):
+    names = names_of(6)
+    images = draw(tmp_path / "images", names)
+    for name, exif in zip(names, (b"II*\0\x08\0\0\0\x09\0\x12\x01", b"no EXIF"), strict=False):
+        with Image.open(images / name) as image:
+            image.load()
+        image.save(images / name, "JPEG", exif=b"Exif\0\0" + exif)
+    result = run(SCRIPT, "utk", "--images", images, "--out", tmp_path / "out")
+    assert (result.returncode, result.stderr) == (0, "")
+    assert f"6 images in {images}, 0 rejected" in result.stdout
+
+
 def test_floats_and_long_integers_are_rejected(tmp_path):
     names = sorted(names_of(8))
     images = draw(tmp_path / "images", names)

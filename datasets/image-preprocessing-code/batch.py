@@ -80,7 +80,7 @@ def one_line_errors(parser, out):
 def upright(image):
     """The image turned by its EXIF orientation, whatever the other tags hold: they need not make
     sense, and ImageOps.exif_transpose, which writes them anew, fails at some."""
-    image.load()  # a PNG may tell it after the pixels; Pillow turns a TIFF file while loading it
+    image.load()  # Pillow turns a TIFF file while loading it, and forgets its orientation
     try:
         turn = TURNS.get(image.getexif().get(ExifTags.Base.Orientation))
     except Exception:  # Pillow raises many kinds on damaged tags

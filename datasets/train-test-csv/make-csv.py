@@ -242,7 +242,7 @@ def inspect(path):
             if image.mode == "F" or (image.mode == "I" and image.format == "TIFF"):
                 raise ValueError("floats or 32-bit integers; save it with 8 or 16 bits")
             image.convert("RGB")
-            turned = lies_on_its_side(image)
+            turned = lies_on_its_side(image)  # not so a TIFF file: Pillow turned it just now
     except UnidentifiedImageError:
         return None, "unreadable pixels: not an image"
     except Exception as error:  # Pillow's decoders raise many kinds on corrupt files
@@ -487,6 +487,7 @@ def report(root, digests, reasons, others):
 def main(argv=None):
     args, error = parse_arguments(argv)
     dataset, out = args.dataset, args.out
+    warnings.simplefilter("ignore", UserWarning)  # Pillow's, of damaged EXIF tags
     warnings.simplefilter("error", Image.DecompressionBombWarning)
 
     if args.metadata:
