@@ -24,6 +24,7 @@ SCRIPT = ROOT / "datasets" / "train-test-csv" / "make-csv.py"
 SHARED = ROOT.parent / "shared"
 LOGS = SHARED / "published-logs"
 make_csv = load(SCRIPT)
+whole_files = load(ROOT / "model-code" / "whole_files.py")
 
 published = pytest.mark.skipif(not LOGS.is_dir(), reason="the published CSVs are not at hand")
 real_photos = pytest.mark.skipif(
@@ -180,7 +181,8 @@ def test_rows_of_the_published_samples(dataset):
     file = {"morph2": "morph2_test.csv"}.get(dataset, f"{dataset}_test_first200.csv")
     there = pd.read_csv(LOGS / file).rename(columns={"Unnamed: 0": ""})
     image = {"afad": "path", "cacd": "file", "morph2": ""}[dataset]
-    table = make_csv.label_table(dataset, list(there[image]))
+    told = {file: make_csv.read_name(dataset, dataset, file) for file in there[image]}
+    table = make_csv.label_table(dataset, told)
     if dataset == "morph2":
         table, found = make_csv.with_metadata(table, make_csv.read_metadata(LOGS / file))
         assert found == len(there) == 11_044
@@ -196,8 +198,8 @@ def test_rows_of_the_published_samples(dataset):
 def test_labels_of_the_published_utkface_part():
     there = pd.read_csv(SHARED / "utkface" / "utk_train.csv")
     assert len(there) == 13_147
-    assert not any(make_csv.rejection("utk", name) for name in there.file)
-    assert make_csv.label_table("utk", list(there.file)).age.tolist() == there.age.tolist()
+    told = {file: make_csv.read_name("utk", "utk", file) for file in there.file}
+    assert make_csv.label_table("utk", told).age.tolist() == there.age.tolist()
 
 
 @real_photos
@@ -531,3 +533,335 @@ def test_printed_training_command(tmp_path):
         f"--valid_csv {out}/utk_valid.csv --test_csv {out}/utk_test.csv "
         f"--image_path '{images}' --outpath run1"
     )
+
+
+# ---- Faces: any folders, ages 0 to 100
+
+
+def make_faces(folders, out, *options):
+    """``{file: (age, gender)}`` of all parts, and the rejected files with their reasons."""
+    words = ["faces", "--images", *map(str, folders), "--out", str(out), *map(str, options)]
+    make_csv.main(words)
+    found = {}
+    for part in ("train", "valid", "test"):
+        path = out / f"faces_{part}.csv"
+        for number, (file, *facts) in enumerate(rows(path) if path.exists() else []):
+            if number == 0:
+                assert [file, *facts] == ["file", "age", "gender"]
+                continue
+            assert file not in found
+            found[file] = tuple(facts)
+    return found, dict(rows(out / "faces_rejected.csv")[1:])
+
+
+FACES = {  # below one folder each: the names, and the rows that they give
+    "afad": {
+        "39/112/406208-0.jpg": ("39", "female"),
+        "7/111/1-2.jpg": ("7", "male"),
+        "0/111/1-3.jpg": ("0", "male"),
+    },
+    "cacd": {"54_Bill_Pullman_0006.jpg": ("54", ""), "99_J.J._Abrams_0013.jpg": ("99", "")},
+    "morph2": {
+        "273546_01M9.jpg": ("9", "male"),
+        "000001_12F100.JPG": ("100", "female"),
+    },
+    "utk": {
+        "1_1_3_20170119165539693.jpg.chip.jpg": ("1", "female"),
+        "100_0_3_20170119165539693.jpg.chip.jpg": ("100", "male"),
+        "39_1_20170116174525125.jpg.chip.jpg": ("39", ""),  # a field lacks
+        "40_3_0_20170116220224657.jpg.chip.jpg": ("40", ""),
+        "40_111_0_20170116220224657.jpg": ("40", ""),
+    },
+    "mine": {
+        "0/x.jpg": ("0", ""),
+        "025/x.jpg": ("25", ""),
+        "25/x.jpg": ("25", ""),
+        "100/holiday 1.PNG": ("100", ""),
+        "30/30_1_3_2017.jpg": ("30", "female"),
+        "30/273546_01M30.jpg": ("30", "male"),
+        "30/12_05_2019.jpg": ("30", ""),
+        "30/12_05_20_19.jpg": ("30", ""),
+        "30/7_me_12.jpg": ("30", ""),
+        "30/x.webp": ("30", ""),
+    },
+}
+DECADES = """\
+ages   male  female  not told
+0-9       3       1         1
+20-29     0       0         2
+30-39     1       2         5
+40-49     0       0         2
+50-59     0       0         1
+90-99     0       0         1
+100       1       1         1
+"""
+
+
+def test_faces_of_every_layout_in_one_csv(tmp_path, capsys):
+    above = tmp_path / "all photos"
+    for seed, (folder, names) in enumerate(FACES.items()):
+        draw(above / folder, names, seed)
+    draw(above / "utk", ["101_0_0_2017.jpg", "25/x.jpg"], 10)
+    draw(above / "mine", ["101/x.jpg", "25 years/x.jpg", "40_1_3_2017.jpg"], 11)
+    (above / "mine" / "notes.txt").write_text("not an image")
+    out, folders = tmp_path / "out", [above / folder for folder in FACES]
+    found, rejected = make_faces(folders, out, "--test_fraction", 0.4)
+    assert found == {f"{a}/{b}": row for a, names in FACES.items() for b, row in names.items()}
+    assert all((above / file).is_file() for file in found)
+    assert rejected == {
+        "mine/101/x.jpg": "age outside 0-100: 101",
+        "mine/25 years/x.jpg": "unreadable name: not <age>/<file>.jpg",
+        "mine/40_1_3_2017.jpg": "unreadable name: not <age>/<file>.jpg",
+        "utk/101_0_0_2017.jpg": "age outside 0-100: 101",
+        "utk/25/x.jpg": "unreadable name: not <age>_<gender>_<race>_<time>.jpg.chip.jpg",
+    }
+    printed = capsys.readouterr().out
+    assert f"3 images in {above}/afad, named <age>/<111 or 112>/<file>.jpg\n" in printed
+    assert f"13 images in {above}/mine, named <age>/<file>.jpg\n" in printed
+    assert f"\n27 images in {above}, 5 rejected, 1 other files\n" in printed
+    assert f"\n{DECADES}" in printed
+    assert printed.endswith(
+        f"Train with: python model-code/faces-coral.py --train_csv {out}/faces_train.csv "
+        f"--test_csv {out}/faces_test.csv --image_path '{above}' --outpath run1\n"
+    )
+
+
+@pytest.mark.parametrize("layout", FACES)
+def test_faces_of_one_folder(layout, tmp_path, capsys):
+    images = draw(tmp_path / "images", FACES[layout])
+    found, rejected = make_faces([images], tmp_path / "out", "--test_fraction", 0.4)
+    assert (found, rejected) == (FACES[layout], {})
+    assert f"--image_path {images} --outpath run1\n" in capsys.readouterr().out
+
+
+def test_folder_and_name_must_agree(tmp_path):
+    mine, afad = tmp_path / "mine", tmp_path / "afad"
+    draw(mine, ["25/40_1_3_2017.jpg", "25/25_1_3_2017.jpg", "25/273546_01M26.jpg", "25/a.jpg"])
+    draw(afad, ["25/111/a.jpg", "25/112/25_0_3_2017.jpg", "25/112/25_1_3_2017.jpg"], 1)
+    draw(afad, ["25/112/26_1_3_2017.jpg"], 2)
+    found, rejected = make_faces([mine, afad], tmp_path / "out")
+    assert found == {
+        "mine/25/25_1_3_2017.jpg": ("25", "female"),
+        "mine/25/a.jpg": ("25", ""),
+        "afad/25/111/a.jpg": ("25", "male"),
+        "afad/25/112/25_1_3_2017.jpg": ("25", "female"),
+    }
+    assert rejected == {
+        "mine/25/40_1_3_2017.jpg": "ages that disagree: 25 by its folder, 40 by its name",
+        "mine/25/273546_01M26.jpg": "ages that disagree: 25 by its folder, 26 by its name",
+        "afad/25/112/25_0_3_2017.jpg": "genders that disagree: female by its folder, "
+        "male by its name",
+        "afad/25/112/26_1_3_2017.jpg": "ages that disagree: 25 by its folder, 26 by its name",
+    }
+
+
+def test_folders_in_each_other_and_named_twice(tmp_path, capsys, monkeypatch):
+    above, utk = tmp_path / "photos", tmp_path / "photos" / "UTK"
+    draw(above, FACES["mine"])
+    draw(utk, FACES["utk"], 1)
+    (tmp_path / "link").symlink_to(utk)
+    monkeypatch.chdir(above)
+    expected = FACES["mine"] | {f"UTK/{name}": row for name, row in FACES["utk"].items()}
+    for number, folders in enumerate(([above, utk, utk], [utk, above, "../photos/UTK"])):
+        found, rejected = make_faces(folders, tmp_path / str(number))
+        assert (found, rejected) == (expected, {})
+        printed = capsys.readouterr().out
+        assert "\n10 images lie in several of these folders and count once\n" in printed
+        assert f"\n15 images in {above}, 0 rejected, 0 other files\n" in printed
+    assert rows(tmp_path / "0" / "faces_test.csv") == rows(tmp_path / "1" / "faces_test.csv")
+
+    found, _ = make_faces([utk, tmp_path / "link"], tmp_path / "linked")
+    assert found == {f"photos/UTK/{name}": row for name, row in FACES["utk"].items()}
+    found, _ = make_faces([tmp_path / "link", above], tmp_path / "linked", "--overwrite")
+    in_link = {f"link/{name}": row for name, row in FACES["utk"].items()}
+    assert found == in_link | {f"photos/{name}": row for name, row in FACES["mine"].items()}
+
+
+def test_faces_options(tmp_path):
+    images = draw(
+        tmp_path / "images", [f"{age}/{i}.jpg" for age in range(0, 101, 10) for i in "ab"]
+    )
+    (images / "20" / "twin.jpg").write_bytes((images / "100" / "a.jpg").read_bytes())
+    for seed in range(5):
+        out, options = tmp_path / str(seed), ("--group_duplicates", "--seed", seed)
+        found, _ = make_faces([images], out, *options, "--valid_fraction", 0.3)
+        assert len(found) == 23 and len(rows(out / "faces_valid.csv")) > 4
+        sides = {
+            part
+            for part in ("train", "valid", "test")
+            for file, *_ in rows(out / f"faces_{part}.csv")
+            if file in ("20/twin.jpg", "100/a.jpg")
+        }
+        assert len(sides) == 1
+        assert rows(out / "faces_duplicates.csv")[1:] == [
+            ["0", "100/a.jpg", "100", "1"],
+            ["0", "20/twin.jpg", "20", "1"],
+        ]
+
+
+def test_folders_that_cannot_be(tmp_path, capsys):
+    mine, out = draw(tmp_path / "mine", FACES["mine"]), tmp_path / "out"
+    other = draw(tmp_path / "other", ["photo.jpg", "me.png"])
+    utk = draw(tmp_path / "utk", names_of(9))
+    draw(tmp_path / "above" / "the faces", FACES["mine"])
+    draw(tmp_path / "more" / "UTK", names_of(2))
+    (tmp_path / "empty").mkdir()
+    for argv, problem in [
+        (("faces", "--images", mine, other), f"{other}: 0 of 2 images are named as those of faces"),
+        (
+            ("faces", "--images", mine, tmp_path / "empty"),
+            f"{tmp_path}/empty: no .jpg, .jpeg, .png,",
+        ),
+        (("faces", "--images", mine, tmp_path / "none"), "none: No such file or directory"),
+        (
+            ("faces", "--images", mine / "25", mine / "30"),
+            f"; try make-csv.py faces --images {mine}\n",
+        ),
+        (
+            ("faces", "--images", tmp_path / "above"),
+            f"faces --images '{tmp_path}/above/the faces'\n",
+        ),
+        (("faces", "--images", tmp_path / "more"), f"faces --images {tmp_path}/more/UTK\n"),
+        (("faces", "--images", mine, "--by_subject"), "do not tell who is shown"),
+        (("utk", "--images", utk, utk), "utk has one folder"),
+        (("utk", "--images", utk, "--images", mine), f"--images {utk} {mine}: utk has one folder"),
+        (("utk", "--images", mine), "9 as those of faces: use make-csv.py faces\n"),
+    ]:
+        assert problem in refused(capsys, *argv, "--out", out)
+        assert not out.exists()
+    message = refused(capsys, "faces", "--images", other, "--out", out)
+    assert all(form in message for form in make_csv.FORMS.values())
+
+
+# ---- Links
+
+
+def test_folders_that_are_links(tmp_path, capsys):
+    images, elsewhere = tmp_path / "AFAD", tmp_path / "disk"
+    draw(images, ["15/111/a.jpg", "16/112/b.jpg"])
+    draw(elsewhere, ["39/111/c.jpg", "39/112/d.jpg", "women/e.jpg"], 1)
+    (images / "39").symlink_to(elsewhere / "39")
+    (images / "20").mkdir()
+    (images / "20" / "112").symlink_to(elsewhere / "women")
+    (images / "14").symlink_to("15")  # the real name counts, though this one comes first
+    (images / "16" / "loop").symlink_to(images)
+    (images / "40").symlink_to(tmp_path / "unplugged")
+    (images / "20" / "111").symlink_to("111")
+    parts = make("afad", images, tmp_path / "out", "--test_fraction", 0.4)
+    assert sorted(row[1:] for part in parts.values() for row in part) == [
+        ["15/111/a.jpg", "0", "male"],
+        ["16/112/b.jpg", "1", "female"],
+        ["20/112/e.jpg", "5", "female"],
+        ["39/111/c.jpg", "24", "male"],
+        ["39/112/d.jpg", "24", "female"],
+    ]
+    printed = capsys.readouterr().out
+    assert f"\n5 images in {images}, 0 rejected, 0 other files\n" in printed
+    told = [line for line in printed.splitlines() if line.startswith("link not followed: ")]
+    assert sorted(told) == [
+        f"link not followed: {images}/14: its folder is listed under another name",
+        f"link not followed: {images}/16/loop: its folder is listed under another name",
+        f"link not followed: {images}/20/111: leads nowhere",
+        f"link not followed: {images}/40: leads nowhere",
+    ]
+
+
+def test_of_links_to_one_folder_the_first_counts(tmp_path):
+    elsewhere = draw(tmp_path / "disk", ["c.jpg", "d.jpg"])
+    (tmp_path / "mine").mkdir()
+    for age in random.Random(0).sample(range(20, 60), 40):
+        (tmp_path / "mine" / str(age)).symlink_to(elsewhere)
+    found, _ = make_faces([tmp_path / "mine"], tmp_path / "out", "--test_fraction", 0.4)
+    assert found == {"20/c.jpg": ("20", ""), "20/d.jpg": ("20", "")}
+
+
+# ---- Orientation, and pixels that nobody can tell the range of
+
+
+def test_orientation_is_warned_of(tmp_path, capsys):
+    names = sorted(names_of(12))
+    images = draw(tmp_path / "images", names)
+    for name, orientation in zip(names, [1, 6, 1, 8, 2, 0, 9], strict=False):
+        exif = Image.Exif()
+        exif[0x0112] = orientation
+        with Image.open(images / name) as image:
+            image.load()
+        image.save(images / name, "PNG" if orientation == 8 else "JPEG", exif=exif)
+    make("utk", images, tmp_path / "out")
+    assert capsys.readouterr().err == (
+        "make-csv.py: warning: 3 images have an EXIF orientation other than 1, the first is "
+        f"{names[1]!r}: training on utk ignores it, as the paper's code did; turn their pixels if "
+        "they do not stand upright\n"
+    )
+    make_faces([images], tmp_path / "out")
+    assert capsys.readouterr().err == ""
+
+
+def test_damaged_exif_is_no_orientation(tmp_path):
+    names = names_of(6)
+    images = draw(tmp_path / "images", names)
+    for name, exif in zip(names, (b"II*\0\x08\0\0\0\x09\0\x12\x01", b"no EXIF"), strict=False):
+        with Image.open(images / name) as image:
+            image.load()
+        image.save(images / name, "JPEG", exif=b"Exif\0\0" + exif)
+    result = run(SCRIPT, "utk", "--images", images, "--out", tmp_path / "out")
+    assert (result.returncode, result.stderr) == (0, "")
+    assert f"6 images in {images}, 0 rejected" in result.stdout
+
+
+def test_floats_and_long_integers_are_rejected(tmp_path):
+    names = sorted(names_of(8))
+    images = draw(tmp_path / "images", names)
+    ramp = np.arange(64).reshape(8, 8) * 1024
+    Image.fromarray((ramp / 2**16).astype(np.float32)).save(images / names[0], "TIFF")
+    Image.fromarray(ramp.astype(np.int32)).save(images / names[1], "TIFF")
+    (images / names[2]).write_bytes(b"Pf\n8 8\n-1.0\n" + (ramp / 2**16).astype("<f4").tobytes())
+    Image.fromarray(ramp.astype(np.uint16)).save(images / names[3], "PNG")
+    Image.fromarray(ramp.astype(np.uint16)).save(images / names[4], "TIFF")
+    (images / names[5]).write_bytes(b"P5\n8 8\n65535\n" + ramp.astype(">u2").tobytes())
+    make("utk", images, tmp_path / "out", "--test_fraction", 0.4)
+    problem = "unreadable pixels: floats or 32-bit integers; save it with 8 or 16 bits"
+    assert rows(tmp_path / "out" / "utk_rejected.csv")[1:] == [[n, problem] for n in names[:3]]
+
+
+# ---- Files written whole
+
+
+def test_written(tmp_path):
+    path = tmp_path / "a.txt"
+    with whole_files.written(path) as file:
+        file.write(b"one")
+        assert os.listdir(tmp_path) == [".a.txt.tmp"]
+    assert path.read_bytes() == b"one"
+    for reason in (ValueError("mine"), KeyboardInterrupt(), OSError(28, "No space left")):
+        with pytest.raises(type(reason)), whole_files.written(path, "w", newline="") as file:
+            file.write("two")
+            raise reason
+        assert os.listdir(tmp_path) == ["a.txt"] and path.read_bytes() == b"one"
+    assert reason.filename == str(path)
+    with pytest.raises(FileNotFoundError) as problem, whole_files.written(tmp_path / "no" / "b"):
+        pass
+    assert problem.value.filename == str(tmp_path / "no" / "b")
+    with pytest.raises(OSError) as problem, whole_files.written(path):
+        open(tmp_path / "other")
+    assert problem.value.filename == str(tmp_path / "other")
+
+
+@pytest.mark.parametrize("failing", range(3))
+def test_all_tables_are_replaced_or_none(failing, tmp_path, monkeypatch):
+    files = [tmp_path / f"{name}.csv" for name in "abc"]
+    make_csv.write_csvs({path: pd.DataFrame({"x": [1]}) for path in files})
+    assert [path.read_text() for path in files] == ["x\n1\n"] * 3
+    synced = []
+
+    def fsync(number):
+        synced.append(number)
+        if len(synced) == failing + 1:
+            raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    with pytest.raises(OSError) as problem:
+        make_csv.write_csvs({path: pd.DataFrame({"x": [2]}) for path in files})
+    assert problem.value.filename == str(files[failing])
+    assert [path.read_text() for path in files] == ["x\n1\n"] * 3
+    assert sorted(tmp_path.iterdir()) == files

@@ -6,6 +6,7 @@ import math
 import os
 import random
 import signal
+import struct
 import subprocess
 import sys
 import time
@@ -698,3 +699,60 @@ def test_missing_extras(script, lacking, package, fifty, tmp_path):
     remedy = "pip install -r requirements-extras.txt"
     assert result.stderr == f"{script.name}: error: {package} is not installed: {remedy}\n"
     assert result.returncode == 2 and not (tmp_path / "out").exists()
+
+
+# ---- Tags and pixels that other programs write
+
+
+def exif_with(tag):
+    """EXIF data with orientation 6 and one more entry (tag, type, count, 4 bytes), in which an
+    offset of 38 leads to the 8 bytes after the entries: -1 / 0."""
+    entries = struct.pack("<HHIHH", 0x0112, 3, 1, 6, 0) + struct.pack("<HHI4s", *tag)
+    return b"Exif\0\0II*\0\x08\0\0\0\x02\0" + entries + b"\0\0\0\0" + struct.pack("<ii", -1, 0)
+
+
+@pytest.mark.parametrize(
+    "exif, turned",
+    [
+        (exif_with((0x011A, 2, 3, b"72\0\0")), True),  # the resolution as text
+        (exif_with((0x011A, 10, 1, struct.pack("<I", 38))), True),  # and as -1/0
+        (exif_with((0x0132, 2, 20, struct.pack("<I", 9999))), True),  # a date beyond the data
+        (b"Exif\0\0neither II nor MM", False),
+    ],
+    ids=["text", "no number", "cut short", "no EXIF"],
+)
+def test_odd_tags_do_not_matter(exif, turned, tmp_path):
+    pixels = np.arange(20 * 30 * 3, dtype=np.uint8).reshape(20, 30, 3)
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    with Image.open(tmp_path / "a.png") as image:
+        image.save(tmp_path / "b.png", exif=exif)
+        image.save(tmp_path / "c.jpg", exif=exif)
+    expected = np.rot90(pixels, -1) if turned else pixels
+    assert np.array_equal(np.asarray(cacd.batch.read_image(tmp_path / "b.png")), expected)
+    size = cacd.batch.read_image(tmp_path / "c.jpg").size
+    assert size == ((20, 30) if turned else (30, 20))
+
+
+@pytest.mark.parametrize("work", [(cacd.preprocess, None, False), (morph2.find_landmarks,)])
+def test_floats_and_long_integers_are_rejected(work, tmp_path):
+    ramp = np.arange(400).reshape(20, 20) * 160
+    file = tmp_path / "20_A_Name_0001.jpg"
+    for pixels in (ramp.astype(np.int32), (ramp / 2**16).astype(np.float32)):
+        Image.fromarray(pixels).save(file, "TIFF")
+        assert work[0](file, *work[1:]) == {
+            "file": "20_A_Name_0001.jpg",
+            "rejected": "unreadable pixels: floats or 32-bit integers; save it with 8 or 16 bits",
+        }
+
+
+def test_grey_of_16_bits(tmp_path):
+    ramp = (np.arange(600).reshape(20, 30) * 100).astype(np.uint16)
+    expected = np.repeat((ramp // 256).astype(np.uint8)[:, :, None], 3, axis=2)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(ramp).save(tmp_path / "a.png", exif=exif)
+    Image.fromarray(ramp).save(tmp_path / "b.tif", tiffinfo={0x0112: 6})
+    upright = np.rot90(expected, -1)
+    (tmp_path / "c.pgm").write_bytes(b"P5\n30 20\n65535\n" + ramp.astype(">u2").tobytes())
+    for name, pixels in [("a.png", upright), ("b.tif", upright), ("c.pgm", expected)]:
+        assert np.array_equal(np.asarray(cacd.batch.read_image(tmp_path / name)), pixels)

@@ -24,12 +24,25 @@ from itertools import islice
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, UnidentifiedImageError
 from tqdm import tqdm
+
+sys.path.append(str(Path(__file__).resolve().parents[2] / "model-code"))
+from whole_files import written
 
 SUFFIXES = (".jpg", ".jpeg", ".png")
 # Those of the training scripts; named, as Pillow would start another program for some others (EPS).
 FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", "PPM", "JPEG2000")
+# What stands an image of that EXIF orientation upright.
+TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 
 warnings.simplefilter("error", Image.DecompressionBombWarning)  # rejects such an image
 
@@ -64,6 +77,17 @@ def one_line_errors(parser, out):
         sys.exit(130)
 
 
+def upright(image):
+    """The image turned by its EXIF orientation, whatever the other tags hold: they need not make
+    sense, and ImageOps.exif_transpose, which writes them anew, fails at some."""
+    image.load()  # Pillow turns a TIFF file while loading it, and forgets its orientation
+    try:
+        turn = TURNS.get(image.getexif().get(ExifTags.Base.Orientation))
+    except Exception:  # Pillow raises many kinds on damaged tags
+        turn = None
+    return image if turn is None else image.transpose(turn)
+
+
 def read_image(path):
     """The image as RGB, turned as its EXIF data says.
 
@@ -72,7 +96,10 @@ def read_image(path):
     data = path.read_bytes()
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-            image = ImageOps.exif_transpose(image)
+            # a TIFF file in mode I has 32 bits, or a sign; PNG and PGM files in it have 16 bits
+            if image.mode == "F" or (image.mode == "I" and image.format == "TIFF"):
+                raise ValueError("floats or 32-bit integers; save it with 8 or 16 bits")
+            image = upright(image)
             if image.mode.startswith("I"):  # 16 bits: convert would clip all above 255
                 image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
             return image.convert("RGB")
@@ -82,28 +109,11 @@ def read_image(path):
         raise ValueError(f"unreadable pixels: {' '.join(str(error).split())}") from None
 
 
-@contextmanager
-def written_whole(path, mode="w", **options):
-    """A file to write to, which becomes ``path`` when all of it is on the disk."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        with open(temporary, mode, **options) as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except OSError as problem:
-        problem.filename = str(path)
-        raise
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
 def write_jpeg(image, path, quality):
     """Save with 4:2:0 colour; raises OSError if it cannot be written."""
     encoded = io.BytesIO()  # Pillow does not notice when a full disk takes only part of a file
     image.save(encoded, "JPEG", quality=quality, subsampling="4:2:0")
-    with written_whole(path, "wb") as file:
+    with written(path) as file:
         file.write(encoded.getbuffer())
 
 
@@ -175,7 +185,7 @@ def start(parser, args, settings, packages):
         parser.error(f"--out {args.out}: holds files that this script did not write")
     if before != settings:
         parser.error(f"--out {args.out}: holds results of {before}, not of {settings}")
-    with written_whole(journal, encoding="ascii") as file:
+    with written(journal, "w", encoding="ascii") as file:
         for record in (settings, *records.values()):
             file.write(json.dumps(record) + "\n")
     return names, records
@@ -234,9 +244,8 @@ def finish(args, names, records):
         for name in names
         if "rejected" in records.get(name, ())
     ]
-    with written_whole(
-        args.out / "rejected.csv", encoding="utf-8", errors="backslashreplace", newline=""
-    ) as file:
+    listing = args.out / "rejected.csv"
+    with written(listing, "w", encoding="utf-8", errors="backslashreplace", newline="") as file:
         csv.writer(file, lineterminator="\n").writerows([("file", "reason"), *rejected])
     print(f"{len(names)} images in {args.images}")
     print(f"  {len(names) - len(rejected):7d} written to {args.out}")

@@ -1,8 +1,9 @@
-"""Labels and splits from the folder and file names of a published image set.
+"""Labels and splits from the folder and file names of a published image set, or of your photos.
 
     python datasets/train-test-csv/make-csv.py utk --images UTKFace
+    python datasets/train-test-csv/make-csv.py faces --images UTKFace my-faces
 
-writes, for the data set DATASET (afad, cacd, morph2 or utk),
+writes, for the data set DATASET (afad, cacd, morph2, utk, or faces: any face crops, ages 0-100),
 
     DATASET_train.csv, DATASET_test.csv   what the training scripts read; the column ``age`` is the
     DATASET_valid.csv                     label: the age minus the youngest age of the set
@@ -23,29 +24,38 @@ import sys
 import tempfile
 import unicodedata
 import warnings
+from contextlib import ExitStack
 from multiprocessing.pool import ThreadPool
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from PIL import Image, UnidentifiedImageError
+from PIL import ExifTags, Image, UnidentifiedImageError
 from tqdm import tqdm
 
-AGES = {"afad": (15, 40), "cacd": (14, 62), "morph2": (16, 70), "utk": (21, 60)}
+sys.path.append(str(Path(__file__).resolve().parents[2] / "model-code"))
+from whole_files import written
+
+AGES = {"afad": (15, 40), "cacd": (14, 62), "morph2": (16, 70), "utk": (21, 60), "faces": (0, 100)}
 
 # Paths below --images. UTKFace has names that lack a field, and a blank or no dot after the time.
+# "faces" stands for folders named by age; that data set takes each folder in the layout it has.
 PATTERNS = {
     "afad": r"(?P<age>[0-9]{1,3})/(?P<gender>111|112)/[^/]+",
     "cacd": r"(?P<age>[0-9]{1,3})_(?P<subject>[^/]*[^\W\d_][^/]*)_[0-9]+\.\w+",
-    "morph2": r"(?P<subject>[0-9]+)_(?P<picture>[0-9]{1,2})(?P<sex>[MF])(?P<age>[0-9]{1,3})\.\w+",
-    "utk": r"(?P<age>[0-9]{1,3})_([0-9]+_){1,2}[0-9]+[^/_]*",
+    "morph2": r"(?P<subject>[0-9]+)_(?P<picture>[0-9]{1,2})(?P<gender>[MF])(?P<age>[0-9]{1,3})"
+    r"\.\w+",
+    "utk": r"(?P<age>[0-9]{1,3})_((?P<gender>[01])_|[0-9]+_)?[0-9]+_[0-9]+[^/_]*",
+    "faces": r"(?P<age>[0-9]{1,3})/[^/]+",
 }
 FORMS = {
     "afad": "<age>/<111 or 112>/<file>.jpg",
     "cacd": "<age>_<name>_<number>.jpg",
     "morph2": "<subject>_<picture><M or F><age>.jpg",
     "utk": "<age>_<gender>_<race>_<time>.jpg.chip.jpg",
+    "faces": "<age>/<file>.jpg",
 }
+GENDERS = {"111": "male", "112": "female", "M": "male", "F": "female", "0": "male", "1": "female"}
 MORPH2_KEY = ["id_num", "picture_num"]
 MORPH2_EXTRA = ["race", "facial_hair", "glasses", "quality"]
 COLUMNS = {
@@ -53,114 +63,237 @@ COLUMNS = {
     "cacd": ["", "file", "age"],
     "morph2": ["", *MORPH2_KEY, "race", "Male", "facial_hair", "age", "glasses", "quality"],
     "utk": ["", "file", "age"],
+    "faces": ["file", "age", "gender"],
 }
 SUFFIXES = (".jpg", ".jpeg", ".png")
+FACES_SUFFIXES = (*SUFFIXES, ".webp", ".bmp", ".tif", ".tiff")  # the published sets have none
 # Those of the training scripts; named, as Pillow would start another program for some others (EPS).
 FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", "PPM", "JPEG2000")
 PARTS = ("train", "valid", "test")
 
 
-def image_paths(folder):
-    """Posix paths of the images below ``folder``, in an order that no file system changes, and the
-    number of other files. Raises OSError if a folder cannot be listed."""
-    paths, others = [], 0
+def name_order(path):
+    """Key that sorts paths in an order that no file system changes."""
+    return unicodedata.normalize("NFC", path), path
+
+
+def image_paths(folder, suffixes=SUFFIXES):
+    """What is below ``folder``: ``{posix path: real path}`` of the images, sorted, the real paths
+    of the other files, and the links not followed. Raises OSError if a folder cannot be listed.
+
+    Each real folder is listed once: under its own name, or under that of the first link to it.
+    """
+    images, others, skipped, listed = {}, set(), [], set()
 
     def stop(error):
         raise error
 
-    for parent, _, files in os.walk(folder, onerror=stop):
-        for name in files:
-            if name.lower().endswith(SUFFIXES):
-                paths.append((Path(parent) / name).relative_to(folder).as_posix())
-            else:
-                others += 1
-    return sorted(paths, key=lambda path: (unicodedata.normalize("NFC", path), path)), others
+    starts = [str(folder)]
+    for start in starts:  # grows by the links to folders, followed after what is really there
+        for parent, folders, files in os.walk(start, onerror=stop):
+            real = os.path.realpath(parent)
+            if real in listed:
+                skipped.append(f"{parent}: its folder is listed under another name")
+                folders.clear()
+                continue
+            listed.add(real)
+            inner = [os.path.join(parent, name) for name in sorted(folders, key=name_order)]
+            starts += filter(os.path.islink, inner)
+            for name in files:
+                path = Path(parent) / name
+                if name.lower().endswith(suffixes):
+                    images[path.relative_to(folder).as_posix()] = os.path.join(real, name)
+                elif path.is_symlink() and not path.exists():
+                    skipped.append(f"{path}: leads nowhere")
+                else:
+                    others.add(os.path.join(real, name))
+    return {path: images[path] for path in sorted(images, key=name_order)}, others, skipped
 
 
-def layout_problem(dataset, folder, paths):
-    """What is wrong if the paths are not named as the data set's are, else None."""
+def layout_of(dataset, folder, paths):
+    """The layout, a key of PATTERNS, in which the paths below ``folder`` are named: that of the
+    data set, of ``faces`` the one that most of them have. ValueError if they are not."""
     if not paths:
-        return f"--images {folder}: no {', '.join(SUFFIXES)} file in it"
+        suffixes = FACES_SUFFIXES if dataset == "faces" else SUFFIXES
+        raise ValueError(f"{folder}: no {', '.join(suffixes)} file in it")
     fits = {name: sum(bool(re.fullmatch(p, x)) for x in paths) for name, p in PATTERNS.items()}
     likeliest = max(fits, key=fits.get)
-    if fits[dataset] == fits[likeliest] > 0:
-        return None
+    layout = likeliest if dataset == "faces" else dataset
+    if fits[layout] == fits[likeliest] > 0:
+        return layout
+    forms = " or ".join(FORMS.values()) if dataset == "faces" else FORMS[dataset]
     problem = (
-        f"--images {folder}: {fits[dataset]} of {len(paths)} images are named as those of "
-        f"{dataset} ({FORMS[dataset]}), the first is {paths[0]!r}"
+        f"{folder}: {fits[layout]} of {len(paths)} images are named as those of "
+        f"{dataset} ({forms}), the first is {paths[0]!r}"
     )
     if fits[likeliest]:
-        return f"{problem}; {fits[likeliest]} as those of {likeliest}: use make-csv.py {likeliest}"
+        problem += f"; {fits[likeliest]} as those of {likeliest}: use make-csv.py {likeliest}"
+        raise ValueError(problem)
+    above, name = os.path.split(os.path.abspath(folder))
+    if dataset == "faces" and re.fullmatch("[0-9]{1,3}", name):  # mine/* instead of mine
+        raise ValueError(f"{problem}; try make-csv.py faces --images {shlex.quote(above)}")
     for path in paths:
         for name, pattern in PATTERNS.items():
             if below := re.fullmatch(f"(?P<above>.+?)/{pattern}", path):
-                inner = Path(folder) / below["above"]
-                return f"{problem}; try make-csv.py {name} --images {shlex.quote(str(inner))}"
-    return problem
+                inner = shlex.quote(str(Path(folder) / below["above"]))
+                name = "faces" if dataset == "faces" else name
+                raise ValueError(f"{problem}; try make-csv.py {name} --images {inner}")
+    raise ValueError(problem)
 
 
-def rejection(dataset, path):
-    """Why the path gives no label (``kind: detail``), or None."""
-    try:
-        path.encode()
-    except UnicodeEncodeError:
-        return "unreadable name: not UTF-8, no CSV can hold it"
-    if "\r" in path:  # to_csv does not quote it
-        return "unreadable name: holds a carriage return"
-    match = re.fullmatch(PATTERNS[dataset], path)
+def read_name(dataset, layout, path):
+    """What a path tells, a dict: ``age`` in years, ``gender`` (male, female or None), and where the
+    layout has them ``subject`` and ``picture``. ValueError, ``kind: detail``, if it gives no label.
+    """
+    match = re.fullmatch(PATTERNS[layout], path)
     if not match:
-        return f"unreadable name: not {FORMS[dataset]}"
+        raise ValueError(f"unreadable name: not {FORMS[layout]}")
+    told = match.groupdict()
+    told |= {"age": int(told["age"]), "gender": GENDERS.get(told.get("gender"))}
+    if dataset == "faces" and "/" in path:
+        # a name of theirs tells age and gender as well; others, as 12_05_2019.jpg, may say anything
+        for other in ("morph2", "utk"):
+            name = re.fullmatch(PATTERNS[other], path.rsplit("/", 1)[1])
+            if not (name and name["gender"]):
+                continue
+            if int(name["age"]) != told["age"]:
+                ages = f"{told['age']} by its folder, {int(name['age'])} by its name"
+                raise ValueError(f"ages that disagree: {ages}")
+            gender = GENDERS[name["gender"]]
+            if told["gender"] not in (None, gender):
+                genders = f"{told['gender']} by its folder, {gender} by its name"
+                raise ValueError(f"genders that disagree: {genders}")
+            told["gender"] = gender
     youngest, oldest = AGES[dataset]
-    if not youngest <= int(match["age"]) <= oldest:
-        return f"age outside {youngest}-{oldest}: {int(match['age'])}"
-    return None
+    if not youngest <= told["age"] <= oldest:
+        raise ValueError(f"age outside {youngest}-{oldest}: {told['age']}")
+    return told
+
+
+def check_writable(file):
+    """ValueError, ``kind: detail``, if no CSV can hold the path."""
+    try:
+        file.encode()
+    except UnicodeEncodeError:
+        raise ValueError("unreadable name: not UTF-8, no CSV can hold it") from None
+    if "\r" in file:  # to_csv does not quote it
+        raise ValueError("unreadable name: holds a carriage return")
+
+
+def absolute(folder):
+    """The absolute path, through links only where '..' would lead elsewhere without."""
+    return os.path.realpath(folder) if ".." in folder.parts else os.path.abspath(folder)
+
+
+def read_folders(dataset, folders):
+    """What the images below the folders are called, each image once.
+
+    Returns the folder that their names start at, ``{file: what read_name says}`` of those that have
+    a label, ``{file: reason}`` of the others and the number of other files. Raises OSError if a
+    folder cannot be listed, ValueError if one is not laid out as the data set.
+    """
+    root = folders[0]
+    if len(folders) > 1:
+        root = Path(os.path.commonpath([absolute(folder) for folder in folders]))
+    found, others, count = {}, set(), 0
+    for folder in folders:
+        suffixes = FACES_SUFFIXES if dataset == "faces" else SUFFIXES
+        images, rest, skipped = image_paths(folder, suffixes)
+        layout = layout_of(dataset, folder, list(images))
+        if dataset == "faces":
+            print(f"{len(images)} images in {folder}, named {FORMS[layout]}")
+        for link in skipped:
+            print(f"link not followed: {link}")
+        others, count = others | rest, count + len(images)
+
+        inside = os.path.relpath(absolute(folder), absolute(root))
+        for path, real in images.items():
+            file, told, reason = (Path(inside) / path).as_posix(), None, None
+            try:
+                check_writable(file)
+                told = read_name(dataset, layout, path)
+            except ValueError as problem:
+                reason = str(problem)
+            # of folders in each other, one may have a layout in which the other's names say nothing
+            if real not in found or (told and not found[real][1]):
+                found[real] = file, told, reason
+    if count > len(found):
+        print(f"{count - len(found)} images lie in several of these folders and count once")
+    found = sorted(found.values(), key=lambda entry: name_order(entry[0]))
+    told = {file: told for file, told, _ in found if told}
+    return root, told, {file: why for file, _, why in found if why}, len(others)
+
+
+def lies_on_its_side(image):
+    """Whether the EXIF orientation says that the pixels are not upright."""
+    try:
+        return image.getexif().get(ExifTags.Base.Orientation) in range(2, 9)
+    except Exception:  # Pillow raises many kinds on damaged tags
+        return False
 
 
 def inspect(path):
-    """SHA-256 of the file and None, or None and why its pixels cannot be read."""
+    """SHA-256 of the file with whether its pixels lie on their side, and None; or None and why its
+    pixels cannot be read."""
     try:
         data = path.read_bytes()
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+            # a TIFF file in mode I has 32 bits, or a sign; PNG and PGM files in it have 16 bits
+            if image.mode == "F" or (image.mode == "I" and image.format == "TIFF"):
+                raise ValueError("floats or 32-bit integers; save it with 8 or 16 bits")
             image.convert("RGB")
+            turned = lies_on_its_side(image)  # not so a TIFF file: Pillow turned it just now
     except UnidentifiedImageError:
         return None, "unreadable pixels: not an image"
     except Exception as error:  # Pillow's decoders raise many kinds on corrupt files
         return None, f"unreadable pixels: {error}"
-    return hashlib.sha256(data).hexdigest(), None
+    return (hashlib.sha256(data).hexdigest(), turned), None
 
 
-def inspect_all(folder, paths):
-    """``{path: SHA-256}`` of the images that can be read and ``{path: why not}`` of the others."""
-    digests, reasons = {}, {}
+def inspect_all(folder, files):
+    """``{file: SHA-256}`` of the images that can be read, ``{file: why not}`` of the others, and
+    those of the first whose pixels lie on their side."""
+    digests, reasons, turned = {}, {}, []
     with ThreadPool(os.cpu_count()) as pool:  # Pillow decodes outside the interpreter lock
-        inspected = pool.imap(lambda path: inspect(folder / path), paths, chunksize=16)
-        bar = tqdm(inspected, total=len(paths), desc="reading", unit="image", disable=None)
-        for path, (digest, problem) in zip(paths, bar, strict=True):
+        inspected = pool.imap(lambda file: inspect(folder / file), files, chunksize=16)
+        bar = tqdm(inspected, total=len(files), desc="reading", unit="image", disable=None)
+        for file, (facts, problem) in zip(files, bar, strict=True):
             if problem:
-                reasons[path] = " ".join(problem.split())
+                reasons[file] = " ".join(problem.split())
             else:
-                digests[path] = digest
-    return digests, reasons
+                digests[file] = facts[0]
+                turned += [file] * facts[1]
+    return digests, reasons, turned
 
 
-def label_table(dataset, paths):
-    """A row per path: ``image`` (the path), the CSV's columns as far as the path tells them, and
-    ``subject`` where it tells persons apart."""
-    fields = [re.fullmatch(PATTERNS[dataset], path).groupdict() for path in paths]
-    labels = [int(f["age"]) - AGES[dataset][0] for f in fields]
-    table = pd.DataFrame({"image": paths, "file": paths, "age": labels})
-    if dataset == "afad":
-        table["path"] = paths
-        table["file"] = [path.rsplit("/", 1)[1] for path in paths]
-        table["gender"] = [{"111": "male", "112": "female"}[f["gender"]] for f in fields]
+def label_table(dataset, images):
+    """A row per image of ``{file: what read_name says}``: ``image`` (the file), the CSV's columns
+    as far as the name tells them, and ``subject`` where it tells persons apart."""
+    files, told = list(images), pd.DataFrame(images.values())
+    labels = told["age"] - AGES[dataset][0]
+    table = pd.DataFrame({"image": files, "file": files, "age": labels})
+    if dataset == "faces":
+        table["gender"] = told["gender"].fillna("")
+    elif dataset == "afad":
+        table["path"] = files
+        table["file"] = [file.rsplit("/", 1)[1] for file in files]
+        table["gender"] = told["gender"]
     elif dataset == "cacd":
-        table["subject"] = [unicodedata.normalize("NFC", f["subject"]) for f in fields]
+        table["subject"] = [unicodedata.normalize("NFC", name) for name in told["subject"]]
     elif dataset == "morph2":
-        table[""] = paths
-        table["id_num"] = table["subject"] = [int(f["subject"]) for f in fields]
-        table["picture_num"] = [int(f["picture"]) for f in fields]
-        table["Male"] = [{"M": 1, "F": -1}[f["sex"]] for f in fields]
+        table[""] = files
+        table["id_num"] = table["subject"] = [int(number) for number in told["subject"]]
+        table["picture_num"] = [int(number) for number in told["picture"]]
+        table["Male"] = told["gender"].map({"male": 1, "female": -1})
     return table
+
+
+def decade_counts(table):
+    """How many images of each gender there are in each decade of age."""
+    genders = table["gender"].replace("", "not told")
+    counts = pd.crosstab(table["age"] // 10, genders, colnames=["ages"])
+    counts.index = ["100" if n == 10 else f"{10 * n}-{10 * n + 9}" for n in counts.index]
+    return counts.reindex(columns=["male", "female", "not told"], fill_value=0)
 
 
 def with_metadata(table, metadata):
@@ -248,29 +381,32 @@ def duplicates(table):
 
 def write_csvs(tables):
     """Write each table of ``{path: table}`` under a temporary name, then rename them all."""
-    temporary = {path: path.with_name(f".{path.name}.tmp") for path in tables}
-    try:
+    with ExitStack() as stack:
         for path, table in tables.items():
-            with open(
-                temporary[path], "w", encoding="utf-8", errors="backslashreplace", newline=""
-            ) as file:
-                table.to_csv(file, index=False, lineterminator="\n")
-                file.flush()
-                os.fsync(file.fileno())
-        for path in tables:
-            os.replace(temporary[path], path)
-    finally:
-        for path in temporary.values():
-            path.unlink(missing_ok=True)
+            file = stack.enter_context(
+                written(path, "w", encoding="utf-8", errors="backslashreplace", newline="")
+            )
+            table.to_csv(file, index=False, lineterminator="\n")
+            file.flush()
+            os.fsync(file.fileno())  # all on the disk before the first of them is renamed
 
 
 def parse_arguments(argv):
     parser = argparse.ArgumentParser(
-        description="Write the training scripts' CSV files from a folder of published images."
+        description="Write the training scripts' CSV files from a folder of published images, "
+        "or of face crops whose ages stand in the names of files or folders."
     )
     parser.error = lambda message: parser.exit(2, f"{parser.prog}: error: {message}\n")
     parser.add_argument("dataset", choices=AGES)
-    parser.add_argument("--images", type=Path, required=True, metavar="DIR", help="image folder")
+    parser.add_argument(
+        "--images",
+        type=Path,
+        required=True,
+        nargs="+",
+        action="extend",
+        metavar="DIR",
+        help="image folder; of faces any number",
+    )
     parser.add_argument(
         "--out",
         type=Path,
@@ -315,6 +451,8 @@ def parse_arguments(argv):
             f"--test_fraction {args.test_fraction} --valid_fraction {args.valid_fraction}: "
             "must lie in 0..1 and leave something for training"
         )
+    if len(args.images) > 1 and args.dataset != "faces":
+        parser.error(f"--images {shlex.join(map(str, args.images))}: {args.dataset} has one folder")
     if args.by_subject and args.dataset not in ("cacd", "morph2"):
         parser.error(f"--by_subject: the file names of {args.dataset} do not tell who is shown")
     if args.metadata and args.dataset != "morph2":
@@ -322,9 +460,34 @@ def parse_arguments(argv):
     return args, parser.error
 
 
+def output_files(args, error):
+    """The files that can be written, by name, checked before the images are read."""
+    names = (*PARTS, "rejected", "duplicates")
+    files = {name: args.out / f"{args.dataset}_{name}.csv" for name in names}
+    for path in files.values():
+        if path.exists() and not args.overwrite:
+            error(f"{path} exists already; --overwrite replaces it, --out writes elsewhere")
+    try:
+        args.out.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=args.out).close()
+    except OSError as problem:
+        error(f"--out {args.out}: {problem.strerror}")
+    return files
+
+
+def report(root, digests, reasons, others):
+    """Print how many images were found, and how many were rejected for which kind of reason."""
+    count = len(digests) + len(reasons)
+    print(f"{count} images in {root}, {len(reasons)} rejected, {others} other files")
+    kinds = pd.Series(reasons.values(), dtype=object).str.split(":").str[0].value_counts()
+    for kind, number in kinds.items():
+        print(f"  {number:7d} {kind}")
+
+
 def main(argv=None):
     args, error = parse_arguments(argv)
     dataset, out = args.dataset, args.out
+    warnings.simplefilter("ignore", UserWarning)  # Pillow's, of damaged EXIF tags
     warnings.simplefilter("error", Image.DecompressionBombWarning)
 
     if args.metadata:
@@ -333,34 +496,30 @@ def main(argv=None):
         except (OSError, ValueError) as problem:
             error(f"--metadata {args.metadata}: {' '.join(str(problem).split())}")
     try:
-        paths, others = image_paths(args.images)
+        root, told, reasons, others = read_folders(dataset, args.images)
     except OSError as problem:
         error(f"--images {problem.filename}: {problem.strerror}")
-    if problem := layout_problem(dataset, args.images, paths):
-        error(problem)
+    except ValueError as problem:
+        error(f"--images {problem}")
 
-    files = {name: out / f"{dataset}_{name}.csv" for name in (*PARTS, "rejected", "duplicates")}
-    for path in files.values():
-        if path.exists() and not args.overwrite:
-            error(f"{path} exists already; --overwrite replaces it, --out writes elsewhere")
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        tempfile.TemporaryFile(dir=out).close()
-    except OSError as problem:
-        error(f"--out {out}: {problem.strerror}")
+    files = output_files(args, error)
+    digests, unreadable, turned = inspect_all(root, list(told))
+    reasons |= unreadable
 
-    reasons = {path: reason for path in paths if (reason := rejection(dataset, path))}
-    digests, unreadable = inspect_all(args.images, [p for p in paths if p not in reasons])
-    reasons.update(unreadable)
-
-    print(f"{len(paths)} images in {args.images}, {len(reasons)} rejected, {others} other files")
-    kinds = pd.Series(reasons.values(), dtype=object).str.split(":").str[0].value_counts()
-    for kind, count in kinds.items():
-        print(f"  {count:7d} {kind}")
+    reasons = {file: reasons[file] for file in sorted(reasons, key=name_order)}
+    report(root, digests, reasons, others)
     if not digests:
-        error(f"--images {args.images}: no image is left, e.g. {paths[0]!r}: {reasons[paths[0]]}")
+        file, reason = next(iter(reasons.items()))
+        error(f"--images {root}: no image is left, e.g. {file!r}: {reason}")
+    if turned and dataset != "faces":
+        print(
+            f"make-csv.py: warning: {len(turned)} images have an EXIF orientation other than 1, "
+            f"the first is {turned[0]!r}: training on {dataset} ignores it, as the paper's code "
+            "did; turn their pixels if they do not stand upright",
+            file=sys.stderr,
+        )
 
-    table = label_table(dataset, list(digests))
+    table = label_table(dataset, {file: told[file] for file in digests})
     if args.metadata:
         table, found = with_metadata(table, metadata)
         print(f"{found} of {len(table)} images found in {args.metadata}")
@@ -382,8 +541,11 @@ def main(argv=None):
         seen = table.subject[parts["test"]].isin(table.subject[parts["train"]]).mean()
         print(f"{seen:.1%} of the test images show a person who is in the training part")
 
+    if dataset == "faces":
+        print(decade_counts(table).to_string())
+
     tables = part_tables(dataset, table, parts)
-    rejected = [(path.replace("\r", "\\r"), reasons[path]) for path in paths if path in reasons]
+    rejected = [(file.replace("\r", "\\r"), reason) for file, reason in reasons.items()]
     lists = {"rejected": pd.DataFrame(rejected, columns=["file", "reason"])}
     if args.group_duplicates:
         lists["duplicates"] = twins
@@ -399,7 +561,7 @@ def main(argv=None):
     given = [f"--{name}_csv {shlex.quote(str(files[name]))}" for name in tables]
     print(
         f"Train with: python model-code/{dataset}-coral.py {' '.join(given)} "
-        f"--image_path {shlex.quote(str(args.images))} --outpath run1"
+        f"--image_path {shlex.quote(str(root))} --outpath run1"
     )
 
 
