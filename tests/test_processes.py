@@ -7,6 +7,7 @@ import re
 import shlex
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -68,7 +69,7 @@ def data(tmp_path):
     sample = ROOT / "datasets" / "sample" / "afad"
     for name, rows in (("train", 9), ("test", 7)):
         lines = (sample / f"{name}.csv").read_text().splitlines()[: rows + 1]
-        lines[2] = lines[2].rsplit(",", 1)[0] + ",unknown"
+        lines[2] = lines[2].rsplit(",", 1)[0] + ","
         (tmp_path / f"{name}.csv").write_text("\n".join(lines) + "\n")
     yield tmp_path
     shutil.rmtree(tmp_path)
@@ -139,14 +140,13 @@ def evaluated_in_one_process(module, out, arguments, rng):
     model = module.ResNet34(args.gender)
     model.load_state_dict(torch.load(out / "model.pt", weights_only=True))
     splits = {"train": args.train_csv, "test": args.test_csv}
-    splits = {n: module.read_split(c, args.image_path, args.gender) for n, c in splits.items()}
-    module.load_pixels(splits, args, [0])
+    splits = {n: module.read_split(c, args) for n, c in splits.items()}
+    module.load_pixels(splits, args)
     torch.set_rng_state(rng)
     line = "MAE/RMSE:"
     for name, split in splits.items():
-        probas, male = module.evaluate(
-            model, split, args, torch.device("cpu"), [0], name == "train"
-        )
+        device = torch.device("cpu")
+        probas, male = module.evaluate(model, split, args, device, name == "train")
         scores = module.score(split, probas, male)
         line += f" | {name.title()}: {scores['mae']:.2f}/{scores['rmse']:.2f}"
     return line
@@ -179,6 +179,28 @@ def test_two_processes_equal_one(data):
     facts = [json.loads((data / f"run-{n}" / "run.json").read_text()) for n in ("one", "two")]
     assert [fact["processes"] for fact in facts] == [1, 2]
     assert facts[0]["metrics"] == pytest.approx(facts[1]["metrics"], rel=1e-12)
+
+
+def test_processes_of_two_shells(data):
+    """Started without torchrun, each by a shell of its own, as srun does: other parents, the same
+    numbers."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    options = ["--image_size=33", "--epochs=1"]
+    command = shlex.join(map(str, [sys.executable, SCRIPT, *options_for(data, "shells"), *options]))
+    where = f"export WORLD_SIZE=2 LOCAL_WORLD_SIZE=2 MASTER_ADDR=127.0.0.1 MASTER_PORT={port}"
+    # with a second command the shell stays the parent
+    shells = [
+        start("bash", "-c", f"{where} RANK={rank} LOCAL_RANK={rank}; {command}; exit $?")
+        for rank in (0, 1)
+    ]
+    for shell in shells:
+        code, err = complete(shell)
+        assert code == 0, err
+    code, err = complete(start(*TORCHRUN, SCRIPT, *options_for(data, "torchrun"), *options))
+    assert code == 0, err
+    assert numbers(data / "shells") == numbers(data / "torchrun")
 
 
 # size 64 leaves a 2x2 map: batch norm needs more than one value, also where a process has one image
@@ -255,7 +277,7 @@ def test_resume(data, capsys):
     [words] = re.findall(r"^afad-coral.py: error: stopped by SIGTERM; go on with: (.*)", err, re.M)
     words = shlex.split(words)
     assert words[:2] == ["torchrun", "--nproc_per_node=2"]
-    assert words[2:] == [str(SCRIPT), *arguments, "--resume"]
+    assert words[2:] == [str(SCRIPT), "--outpath", str(out), "--resume"]
     go_on(*words[2:])
 
 
