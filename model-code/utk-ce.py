@@ -660,6 +660,7 @@ def as_rgb(image):
     if image.mode == "F" or image.mode == "I" and image.format == "TIFF":
         raise ValueError("floats or 32-bit integers: save it with 8 or 16 bits a channel")
     if UPRIGHT:
+        image.load()  # Pillow turns TIFF files itself, and takes the tag away
         turn = TURNS.get(image.getexif().get(0x0112))
         image = image if turn is None else image.transpose(turn)
     if image.mode.startswith("I"):  # convert would clip all above 255
