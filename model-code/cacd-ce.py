@@ -81,8 +81,9 @@ def age_logits(model, features):
 
 @torch.no_grad()
 def set_prior_bias(model, labels):
-    """Start the biases at the log frequencies of the training ``labels``."""
-    counts = torch.bincount(labels, minlength=NUM_CLASSES).double().clamp(min=0.5)
+    """Start the biases at the log frequencies of the training ``labels``; those that never occur
+    count as one image in all."""
+    counts = torch.bincount(labels, minlength=NUM_CLASSES).double().clamp(min=1 / NUM_CLASSES)
     model.fc.bias.copy_(torch.log(counts / len(labels)))
 
 

@@ -149,6 +149,6 @@ def test_prior_bias_of_classes():
     labels = torch.tensor(list(range(K)) + [7] * 60)
     expected = [0.61 if k == 7 else 0.01 for k in range(K)]
     assert answer_to_zero_features(CE, labels).tolist() == pytest.approx(expected, rel=1e-5)
-    # 38 classes without an image count as half an image each
+    # 38 classes without an image count as a fortieth of one each
     few = answer_to_zero_features(CE, torch.tensor([5, 5, 6, 6]))
-    assert few[[5, 6, 7]].tolist() == pytest.approx([2 / 23, 2 / 23, 0.5 / 23])
+    assert few[[5, 6, 7]].tolist() == pytest.approx([2 / 4.95, 2 / 4.95, 1 / 40 / 4.95])
