@@ -2,7 +2,8 @@
 
     python cacd-coral.py --seed 1 --imp_weight 1 --cuda 0 --outpath run1
 
-Trains, evaluates and fills the folder run1; --help lists the settings. Differs from its sisters
+Trains, evaluates and fills the folder run1; --help lists the settings. "The reference" is the
+code published with the paper in January 2019, whose numbers this gives. Differs from its sisters
 in the cells marked [cacd] for the data set and [coral, ordinal] and [coral] for the loss.
 """
 
@@ -169,7 +170,7 @@ class ResNet34(nn.Module):
         self.avgpool = nn.AvgPool2d(7, stride=1, padding=2)
         add_output_layer(self)
 
-        # the reference draws them again, in this order
+        # drawn once more, in the modules' order: what a seed gives is then the reference's weights
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 fan_out = module.kernel_size[0] * module.kernel_size[1] * module.out_channels
@@ -211,12 +212,13 @@ def draw_seed():
 
 
 def batches(split, args, training, start_batch=0, title="evaluating"):
-    """The batches of torch's DataLoader with --numworkers workers, from ``start_batch`` on.
+    """Batches with the order and crops of a torch DataLoader with --numworkers workers, made here
+    without any worker, from number ``start_batch`` on.
 
-    Yields (number, rows, mine, images): the rows of the CSV in the batch, the slice of them that is
-    this process's, and its images, uint8 (n, 3, S, S). Where that slice is empty there is an image
-    all the same, since every process computes in every step. In ``training`` the order, the crops
-    and with --flip 1 the mirror images are random; otherwise crops are central.
+    Yields (number, rows, mine, images). rows: CSV rows of the whole batch; mine: the slice of them
+    that is this process's; images: those, uint8 (n, 3, S, S). Every process must compute in every
+    step, so where ``mine`` is empty there is one image, which the cost leaves out. In ``training``
+    order, crops and with --flip 1 mirror images are random; otherwise crops are central.
     """
     size, margin = args.image_size, split.pixels.shape[-1] - args.image_size
 
@@ -304,7 +306,8 @@ def gender_cost_fn(logits, genders):
 
 
 def batch_cost(network, split, rows, mine, images, imp, args, device):
-    """This process's part of the mean cost of the batch ``rows`` (of all of it, if alone)."""
+    """The mean age cost over the images of the batch ``rows``, with --gender 1 plus the mean gender
+    cost over those of known gender; of several processes each has its part of both sums."""
     with torch.autocast(device.type, torch.bfloat16, enabled=bool(args.amp)):
         logits, gender_logits = network(images)
 
@@ -332,10 +335,11 @@ def update_average(averaged, model, decay, step):
 
 
 def train(model, splits, args, device, checkpoint=None):
-    """Train ``model``, from ``checkpoint`` on if there is one; the model to evaluate (the averaged
-    one, if an average is kept) and the progress."""
+    """Train ``model``, from ``checkpoint`` on if there is one. Returns the model to evaluate, which
+    is the average with --average and else ``model``, and the progress."""
     split, count = splits["train"], len(splits["train"].files)
-    steps, last_batch = math.ceil(count / args.batch_size), count // args.batch_size
+    steps_per_epoch = math.ceil(count / args.batch_size)
+    last_batch = count // args.batch_size  # as the reference logs it, one too many if all are full
     imp = task_importance_weights(split.labels) if args.imp_weight else torch.ones(1)
     imp = imp.to(device)
     state = training_state(model, splits, args, device, checkpoint)
@@ -350,7 +354,7 @@ def train(model, splits, args, device, checkpoint=None):
         for number, rows, mine, images in batches(split, args, True, progress["batch"], title):
             images = to_device(images, device, args)
             progress["waited"] += time.monotonic() - wait_began
-            step = epoch * steps + number
+            step = epoch * steps_per_epoch + number
             if args.augment:  # by seed and step, so that a resumed run draws the same
                 draws = np.random.default_rng((args.seed, step)).uniform(-1, 1, (len(rows), 9))
                 draws = torch.from_numpy(draws[at_least_one(mine)]).float()
@@ -386,7 +390,8 @@ def train(model, splits, args, device, checkpoint=None):
 
 
 def end_epoch(epoch, splits, args, device, state):
-    """The epoch's mean cost and rates, and with --valid_csv its validation, go to the history."""
+    """Validate if there is a --valid_csv, add the epoch to log and history, and save a checkpoint,
+    before the validation as well."""
     progress, count = state.progress, len(splits["train"].files)
     cost, seconds = all_sum(state.epoch_cost.clone()).item() / count, progress["seconds"]
     row = [epoch + 1, cost, seconds, progress["waited"], count / seconds]
@@ -431,8 +436,8 @@ def predict_batch(model, images, device, args):
 
 @torch.no_grad()
 def evaluate(model, split, args, device, training=False):
-    """Probabilities float32 (N, K-1), for ce (N, K), and P(male) (N,), in the CSV's row order; with
-    ``training`` of randomly cropped images, as the reference evaluates its training images."""
+    """Returns probabilities float32 (N, K-1), for ce (N, K), and P(male) (N,), in the CSV's row
+    order; with ``training`` of random crops, as the reference evaluates its training images."""
     model.eval()
     same_in_all_processes(model)
     probas, male = torch.zeros(len(split.files), NUM_PROBAS), torch.zeros(len(split.files))
@@ -440,7 +445,7 @@ def evaluate(model, split, args, device, training=False):
         some_probas, some_male = predict_batch(model, images, device, args)
         count = len(rows[mine])
         probas[rows[mine]], male[rows[mine]] = some_probas[:count].cpu(), some_male[:count].cpu()
-        exit_on_signal(*all_max(stop.signal), args)
+        exit_on_signal(*all_max(stop.signal), args)  # all end if any has got one
     return all_sum(probas), all_sum(male)
 
 
@@ -455,7 +460,8 @@ def score(split, probas, male):
 
 
 def validate(epoch, split, args, device, state):
-    """MAE and RMSE on the validation rows; the weights of the best epoch are kept."""
+    """Returns MAE and RMSE on the validation rows; the weights of the best epoch are kept. Epochs
+    count from 0 here, as in the logs of the paper's authors."""
     with torch.random.fork_rng(devices=[]):  # training goes on as it would without
         now = score(split, *evaluate(state.averaged, split, args, device))
 
@@ -471,7 +477,8 @@ def validate(epoch, split, args, device, state):
 
 
 def evaluate_all(model, prefix, splits, args, device):
-    """Evaluate all splits and save the test predictions; the metrics and the log's lines."""
+    """Evaluate all splits, once training has ended, and save the test predictions. Returns the
+    metrics and the log's lines."""
     metrics, lines = {}, ["MAE/RMSE:", "Gender accuracy:"]
     for name, split in splits.items():
         probas, male = evaluate(model, split, args, device, training=name == "train")
@@ -766,7 +773,7 @@ stop = SimpleNamespace(signal=0)  # the number of the signal that has come
 
 
 def all_sum(tensor):
-    """``tensor``, summed over the processes in place."""
+    """``tensor``, summed over the processes in place; clone what must stay."""
     if PROCESSES > 1:
         dist.all_reduce(tensor)
     return tensor

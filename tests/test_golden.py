@@ -5,6 +5,7 @@ import re
 
 import golden
 import pytest
+import torch
 from conftest import SCRIPTS, load
 
 
@@ -31,8 +32,15 @@ def stop(*args, **kwargs):
     raise Enough
 
 
+# Without AVX2 torch draws normal numbers by other approximations: initial weights, also the
+# reference's, differ in the last bits, and the costs after the first step grow apart.
+SAME_DRAWS = torch.backends.cpu.get_cpu_capability() != "DEFAULT"
+
+
 def check_costs(costs, expected, outpath):
-    assert costs == pytest.approx(expected, rel=1e-8, abs=0)
+    assert costs[0] == pytest.approx(expected[0], rel=1e-8 if SAME_DRAWS else 1e-6)
+    if SAME_DRAWS:
+        assert costs == pytest.approx(expected, rel=1e-8, abs=0)
     log = (outpath / "training.log").read_text()
     assert re.findall(r"Cost: (.+)", log) == [f"{cost:.4f}" for cost in costs]
 
@@ -63,7 +71,8 @@ def test_two_epochs(setting, options, tmp_path):
         module.main([*arguments, "--epochs=2", f"--outpath={tmp_path / 'run'}"])
     check_costs(costs, expected, tmp_path / "run")
     metrics = json.loads((tmp_path / "run" / "run.json").read_text())["metrics"]
-    assert metrics == pytest.approx(final, rel=1e-8)
+    if SAME_DRAWS:
+        assert metrics == pytest.approx(final, rel=1e-8)
 
 
 @pytest.mark.parametrize("setting", golden.FIGURES)

@@ -25,6 +25,7 @@ SETS = {
         ",id_num,picture_num,race,Male,facial_hair,age,glasses,quality",
     ),
     "utk": (21, 40, (200, 200), 160, 40, ",file,age"),
+    "faces": (0, 101, (200, 200), 50, 12, "file,age,gender"),
 }
 DATASETS = list(SETS)
 
@@ -142,6 +143,10 @@ def test_rows_follow_from_file_names(dataset, split):
             assert row["Male"] == {True: "1", False: "-1"}[man]
             assert row["race"] in "BWHAO"
             assert (row["facial_hair"], row["glasses"], row["quality"]) == ("", "", "GOOD")
+        elif dataset == "faces":
+            age, number = path.split("/")
+            assert len(age) == 3 and len(number) == 10 and number.endswith(".jpg")
+            man = {"male": True, "female": False}[row["gender"]]
         else:
             age, sex, race, rest = path.split("_")
             taken, *ending = rest.split(".")
@@ -239,7 +244,7 @@ def test_one_seed_gives_one_set(drawn, tmp_path):
     assert files(tmp_path / "same") == files(drawn)
     seed_1 = {content for path, content in files(drawn).items() if path.endswith(".jpg")}
     seed_2 = set(files(tmp_path / "other").values())
-    assert len(seed_1) == 40 and not seed_1 & seed_2
+    assert len(seed_1) == 50 and not seed_1 & seed_2
 
 
 def test_a_set_is_replaced_only_on_request(tmp_path):
