@@ -25,7 +25,7 @@ SETS = {
         ",id_num,picture_num,race,Male,facial_hair,age,glasses,quality",
     ),
     "utk": (21, 40, (200, 200), 160, 40, ",file,age"),
-    "faces": (0, 101, (200, 200), 42, 10, "file,age,gender"),
+    "faces": (0, 101, (200, 200), 40, 10, "file,age,gender"),
 }
 DATASETS = list(SETS)
 

@@ -44,7 +44,7 @@ DATASETS = {
     "cacd": (14, 49, 120, 120, (60, 68), 44, 4.0, 0.08, 160),
     "morph2": (16, 55, 200, 240, (100, 120), 60, 5.0, 0.05, 160),
     "utk": (21, 40, 200, 200, (100, 114), 72, 7.0, 0.08, 160),
-    "faces": (0, 101, 200, 200, (100, 114), 72, 7.0, 0.08, 42),
+    "faces": (0, 101, 200, 200, (100, 114), 72, 7.0, 0.08, 40),
 }
 CUE_NOISE = 0.18  # standard deviation of the age that a single cue shows, in ranges of the data set
 MAX_COUNT = 400_000  # AFAD's and MORPH-2's numbers have six digits
@@ -430,7 +430,7 @@ def main(argv=None):
     parser.add_argument(
         "--count",
         type=int,
-        help="training images per set, and a quarter for testing (480, 160 or 42)",
+        help="training images per set, and a quarter for testing (480, 160 or 40)",
     )
     parser.add_argument("--seed", type=int, default=1, help="default: 1")
     parser.add_argument(
