@@ -68,7 +68,7 @@ def test_the_data_are_fine(data):
         ("--recipe=slow", "argument --recipe: invalid choice: 'slow'"),
         ("--cuda=700", "--cuda 700: this machine has"),
         ("--image_size=32", "--image_size 32: must be from 33"),
-        ("--amp=1", "--amp 1 needs a CUDA device"),
+        ("--amp=2", "--amp 2: must be from 0 to 1"),
         ("--resume --overwrite", "argument --overwrite: not allowed with argument --resume"),
         ("--train_csv=no.csv", "no.csv: No such file or directory"),
         (

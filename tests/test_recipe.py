@@ -130,3 +130,38 @@ def test_augment_in_training(tmp_path):
         expected = np.random.default_rng((1, step)).random((rows, 9)) * 2 - 1
         assert np.allclose(draws, expected, atol=1e-6)
     assert tiny_run(tmp_path / "without")[1] != weights
+
+
+def test_bfloat16(tmp_path):
+    """--amp 1 computes the network in bfloat16 (8 bits of mantissa), output layers, cost and
+    weights in float32, and evaluates in float32, so that the figures of a run don't depend on it;
+    the same seed gives the same weights."""
+    module, seen = load(SCRIPT), []
+    cost_fn = module.cost_fn
+
+    def watched(logits, *args):
+        costs = cost_fn(logits, *args)
+        seen.append((logits.dtype, costs.dtype, costs.mean().item()))
+        return costs
+
+    module.cost_fn = watched
+    _, weights = tiny_run(tmp_path / "amp", "--amp=1", "--gender=1", module=module)
+    _, same = tiny_run(tmp_path / "again", "--amp=1", "--gender=1", module=module)
+    assert weights == same
+    count = len(seen) // 2
+    _, plain = tiny_run(tmp_path / "plain", "--gender=1", module=module)
+    assert weights != plain
+    assert all(row[:2] == (torch.float32, torch.float32) for row in seen)
+    first, first_plain = seen[0][2], seen[2 * count][2]
+    assert first != first_plain and first == pytest.approx(first_plain, rel=0.02)
+
+    state = torch.load(tmp_path / "amp" / "model.pt", weights_only=True)
+    assert {tensor.dtype for tensor in state.values()} == {torch.float32, torch.int64}
+    model = module.ResNet34(gender=1)
+    model.load_state_dict(state)
+    images = np.random.default_rng(0).integers(0, 256, (3, 3, 40, 40), dtype=np.uint8)
+    answers = []
+    for amp in (0, 1):
+        args = SimpleNamespace(flip=1, amp=amp, channels_last=0)
+        answers.append(module.predict_batch(model.eval(), images, torch.device("cpu"), args))
+    assert all(torch.equal(a, b) for a, b in zip(*answers, strict=True))

@@ -32,7 +32,7 @@ from conftest import ROOT, load
 SCRIPT = ROOT / "model-code" / "afad-coral.py"
 TINY = ["--epochs=2", "--batch_size=4", "--image_size=40", "--log_every=1"]
 ROWS = {"train": 11, "valid": 5, "test": 6}
-FAST = ["--recipe=fast", "--augment=1", "--gender=1", "--imp_weight=1"]
+FAST = ["--recipe=fast", "--augment=1", "--gender=1", "--imp_weight=1", "--amp=1"]
 SAVED = "model.pt test_predictions.csv test_probas.npy best_test_predictions.csv".split()
 PATIENCE = 600  # seconds until a test gives up
 
@@ -260,7 +260,8 @@ def test_kill_at_twenty_moments(data, out, whole, capsys):
 
 @linux
 def test_kill_with_everything_switched_on(data, out, whole):
-    """Averaged weights, mirrored images, one cycle of the learning rate, genders, validation."""
+    """Averaged weights, mirrored images, one cycle of the learning rate, genders, bfloat16,
+    validation."""
     options = [*FAST, VALID.format(data=data)]
     process = start(data, out, "--seed=1", NOW, *options)
     send_in(process, out, "writing", lines=5, file="checkpoint.pt.tmp", size=1)
