@@ -702,8 +702,9 @@ def load_pixels(splits, args):
     decoded, so nothing stays in --cache_dir, however the run ends (but on Windows it does)."""
     side = round(args.image_size * 128 / 120)
     shape = (sum(len(split.files) for split in splits.values()), 3, side, side)
-    folder, leads = args.cache_dir or Path(tempfile.gettempdir()), LOCAL_RANK == 0
+    folder, leads = args.cache_dir, LOCAL_RANK == 0
     try:
+        folder = folder or Path(tempfile.gettempdir())
         path = folder / f"coral-pixels-{os.getpid()}"
         if leads:
             np.memmap(path, np.uint8, "w+", shape=shape)

@@ -309,7 +309,7 @@ def other_facts(draw, content):
 def test_summarize(count, tmp_path, monkeypatch):
     """Tables from damaged runs: a report or one line, and the runs stay as they are."""
     monkeypatch.setattr(SUMMARIZE, "PLOTS", {})
-    monkeypatch.setattr(SUMMARIZE.os, "fsync", lambda file: None)
+    monkeypatch.setattr("os.fsync", lambda file: None)
     draw, out, reports = random.Random(6), tmp_path / "report", 0
     runs = [write_run(tmp_path / f"seed{i}", seed=i, gender=1, count=20) for i in range(2)]
     good = {path.name: path.read_bytes() for path in runs[0].iterdir()}

@@ -220,13 +220,13 @@ FORGED = {
 @pytest.mark.parametrize("forge", FORGED.values(), ids=FORGED)
 def test_checkpoints_of_another_content(forge, module, words, tmp_path, capsys):
     """Whole files with right checksums, but not what belongs in them."""
-    out, finish = tmp_path / "run", module.finish
-    module.finish = lambda *args: module.refuse("stopped", 1)
+    out, evaluate_all = tmp_path / "run", module.evaluate_all
+    module.evaluate_all = lambda *args: module.refuse("stopped", 1)
     refusal(capsys, 1, module.main, words)
     state = torch.load(out / "checkpoint.pt", weights_only=True)
     torch.save(forge(state) or state, out / "checkpoint.pt")
     before = {file.name: file.read_bytes() for file in out.iterdir()}
-    module.finish = finish
+    module.evaluate_all = evaluate_all
     err = refusal(capsys, 2, module.main, [*words, "--resume"])
     assert f"{out / 'checkpoint.pt'} is missing or damaged; nothing was changed" in err
     assert {file.name: file.read_bytes() for file in out.iterdir()} == before
@@ -235,7 +235,7 @@ def test_checkpoints_of_another_content(forge, module, words, tmp_path, capsys):
 def test_damaged_best_model(module, words, tmp_path, capsys):
     """Is found when a run goes on, not when it ends."""
     out = tmp_path / "run"
-    module.finish = lambda *args: module.refuse("stopped", 1)
+    module.evaluate_all = lambda *args: module.refuse("stopped", 1)
     refusal(capsys, 1, module.main, words)
     content = bytearray((out / "best_model.pt").read_bytes())
     content[len(content) // 2] ^= 1
