@@ -1,11 +1,18 @@
 """The scripts' numbers are those measured on the code published with the paper."""
 
 import json
+import platform
 import re
 
 import golden
 import pytest
-from conftest import SCRIPTS, load
+import torch
+from conftest import ROOT, SCRIPTS, load, run
+
+intel_or_amd = pytest.mark.skipif(
+    platform.machine().lower() not in ("x86_64", "amd64"),
+    reason="here torch draws weights that differ from the published code's in the last bit",
+)
 
 
 @pytest.fixture(scope="module")
@@ -21,6 +28,38 @@ def load_setting(setting, options):
     [script] = [script for script in SCRIPTS if script.stem == stem]
     arguments = ["--seed=1", f"--{imp_weight}", "--batch_size=16", "--log_every=1"]
     return load(script), arguments + options[stem.split("-")[0]]
+
+
+DRAW = """
+import sys
+
+import torch
+
+_, tests, script, path = sys.argv
+sys.path.insert(0, tests)
+from conftest import load
+
+torch.manual_seed(1)
+torch.save(load(script).ResNet34(0, 1).state_dict(), path)
+"""
+
+
+def draw_with_avx2(module, path):
+    """Where torch uses no vector kernels, let the script start from the weights that those for
+    AVX2 draw, which AVX512's equal: without them a third of the weights are rounded otherwise."""
+    if torch.backends.cpu.get_cpu_capability() != "DEFAULT":
+        return
+    ResNet34 = module.ResNet34
+
+    def network(*args):
+        model = ResNet34(*args)  # this brings the generator to where it has to be
+        words = ["-c", DRAW, ROOT / "tests", module.__file__, path]
+        result = run(*words, ATEN_CPU_CAPABILITY="avx2")
+        assert result.returncode == 0, result.stderr
+        model.load_state_dict(torch.load(path, weights_only=True))
+        return model
+
+    module.ResNet34 = network
 
 
 class Enough(Exception):
@@ -42,21 +81,25 @@ FEW = ["afad-ordinal imp_weight=1", "cacd-coral imp_weight=1", "morph2-ce imp_we
 FEW += ["utk-coral imp_weight=0"]
 
 
+@intel_or_amd
 @pytest.mark.parametrize("setting", FEW)
 def test_first_epoch(setting, options, tmp_path):
     """The costs in double precision; the evaluation, a third of the time, is left out."""
     module, arguments = load_setting(setting, options)
+    draw_with_avx2(module, tmp_path / "weights.pt")
     module.evaluate = stop
     with golden.in_double(module) as costs, pytest.raises(Enough):
         module.main([*arguments, "--epochs=1", f"--outpath={tmp_path / 'run'}"])
     check_costs(costs, golden.FIGURES64[setting]["cost_per_step"][:4], tmp_path / "run")
 
 
+@intel_or_amd
 @pytest.mark.slow
 @pytest.mark.parametrize("setting", golden.FIGURES64)
 def test_two_epochs(setting, options, tmp_path):
     """All costs, and the final MAE and RMSE, in double precision."""
     module, arguments = load_setting(setting, options)
+    draw_with_avx2(module, tmp_path / "weights.pt")
     final = dict(golden.FIGURES64[setting])
     expected = final.pop("cost_per_step")
     with golden.in_double(module) as costs:
