@@ -10,6 +10,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 SCRIPTS = sorted((ROOT / "model-code").glob("*-*.py"))  # the twelve training scripts
 
+sys.path.insert(0, str(ROOT / "model-code"))  # where predict.py finds what it imports
+
 # the tests run side by side (pyproject.toml), each on one core, and what they start as well
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
