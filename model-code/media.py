@@ -166,7 +166,7 @@ def best_stream(container, warn):
     """The stream of a video that a viewer wants: that of the largest pictures, not a cover."""
     if container.format.name.endswith(NO_VIDEOS):
         raise ValueError(f"neither an image nor a video ({container.format.name})")
-    streams = [s for s in container.streams.video if not int(s.disposition) & ATTACHED]
+    streams = [s for s in container.streams.video if not s.disposition.value & ATTACHED]
     if not streams:
         raise ValueError("no video in it")
     known = [s for s in streams if s.codec_context is not None]

@@ -326,9 +326,13 @@ def find_faces(pixels, path, number, seconds, clip, args):
         return detect.find_faces(pixels, args.min_score, args.megapixels), True
     if seconds - clip.searched < SEARCH - 1e-6:
         faces = detect.find_again(pixels, clip.boxes, args.min_score)
-        for face in faces:
-            shares = [detect.overlap(face.box, box)[0] for box in clip.boxes]
-            clip.boxes[int(np.argmax(shares))] = face.box  # one not found is looked for again
+        # one not found is looked for again, unless another is before it
+        found = [face.box for face in faces]
+        clip.boxes = found + [
+            box
+            for box in clip.boxes
+            if all(max(detect.overlap(box, other)) < OVERLAP for other in found)
+        ]
         return faces, False
     faces = detect.find_faces(pixels, args.min_score, args.megapixels)
     clip.boxes, clip.searched = [face.box for face in faces], seconds
