@@ -15,6 +15,7 @@ import csv
 import functools
 import hashlib
 import importlib.util
+import itertools
 import json
 import math
 import os
@@ -530,18 +531,19 @@ def place_labels(size, boxes, labels):
         left, top, right, bottom = box
         columns = left, right - across, (left + right - across) / 2, left - across, right
         rows = top - down, bottom, bottom + down, top - 2 * down, top, bottom - down
-        choices = []
-        for y in rows:
-            for x in columns:
-                x = max(0, min(x, size[0] - across))
-                y = max(0, min(y, size[1] - down))
-                label = x, y, x + across, y + down
-                own = common(label, box)
-                choices.append((sum(common(label, other) for other in taken) - own, own, (x, y)))
-        # of equal ones the first
-        place = min(choices, key=lambda choice: choice[:2])[2]
-        taken.append((*place, place[0] + across, place[1] + down))
-        places.append(place)
+        least = math.inf, math.inf
+        for y, x in itertools.product(rows, columns):
+            x = max(0, min(x, size[0] - across))
+            y = max(0, min(y, size[1] - down))
+            label = x, y, x + across, y + down
+            own = common(label, box)
+            hidden = sum(common(label, other) for other in taken) - own, own
+            if hidden < least:  # of equal places the first
+                least, place = hidden, label
+            if least == (0, 0):
+                break
+        taken.append(place)
+        places.append(place[:2])
     return places
 
 

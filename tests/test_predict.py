@@ -473,6 +473,47 @@ def test_an_interval_by_hand():
         assert row["at_end_of_range"] and predict.sentence(row, model) == sentence
 
 
+# ---- Marks
+
+
+def test_labels_hide_nobody():
+    """Seven people in a selfie, shoulder to shoulder and behind each other, and the labels of their
+    ages. There is room, so no label covers a face, another label or the border."""
+    boxes = [(20, 300, 220, 560), (250, 250, 430, 490), (470, 320, 660, 570), (690, 280, 880, 530)]
+    boxes += [(150, 80, 270, 230), (380, 60, 500, 210), (600, 90, 720, 240)]
+    labels = [(240, 32)] * 4 + [(200, 20)] * 3
+    places = predict.place_labels((1000, 720), boxes, labels)
+    marks = [(x, y, x + w, y + h) for (x, y), (w, h) in zip(places, labels, strict=True)]
+    for i, mark in enumerate(marks):
+        assert mark[0] >= 0 and mark[1] >= 0 and mark[2] <= 1000 and mark[3] <= 720
+        others = boxes + marks[:i] + marks[i + 1 :]
+        assert sum(predict.common(mark, other) for other in others) == 0
+    # alone, a label is above its face, and in it where it fills the picture
+    assert predict.place_labels((1000, 720), boxes[:1], labels[:1]) == [(20, 268)]
+    [(x, y)] = predict.place_labels((300, 200), [(10, 0, 290, 200)], [(150, 20)])
+    assert 0 <= x <= 150 and 0 <= y <= 180
+
+
+def test_without_room_a_label_hides_its_own_face():
+    """Two faces fill the picture: no label is on the other's."""
+    boxes = [(0, 0, 200, 200), (200, 0, 400, 200)]
+    places = predict.place_labels((400, 200), boxes, [(150, 30)] * 2)
+    for (x, y), box in zip(places, boxes, strict=True):
+        assert predict.common((x, y, x + 150, y + 30), box) == 150 * 30
+
+
+@pytest.mark.parametrize(
+    "width, size, letters", [(16, 300, 11), (900, 1000, 32), (80, 4000, 44), (120, 800, 15)]
+)
+def test_letters_have_a_smallest_and_a_largest_size(width, size, letters, monkeypatch):
+    """An eighth of the face's width, but from 11 to 32 pixels in a picture of 1,000."""
+    sizes, font = [], predict.font
+    monkeypatch.setattr(predict, "font", lambda size: sizes.append(size) or font(size))
+    face = (0, 100, width, 100 + width)
+    image = predict.mark(np.zeros((size, size, 3), np.uint8), [(face, "32")])
+    assert sizes == [letters] and image.size == (size, size)
+
+
 # ---- Videos
 
 
@@ -624,7 +665,7 @@ def test_means_over_a_track(bare, tmp_path, monkeypatch):
     network.load_state_dict(torch.load(bare[1], weights_only=True))
     sums, males, singles = 0, 0, set()
     for count, row in enumerate(frames, 1):
-        face = torch.from_numpy(images[count - 1])[None] / 255
+        face = torch.from_numpy(images[count - 1].copy())[None] / 255
         with torch.no_grad():
             logits, gender = network(face)
         sums, males = sums + logits.sigmoid()[0].double(), males + gender.sigmoid().item()
