@@ -514,6 +514,70 @@ def test_letters_have_a_smallest_and_a_largest_size(width, size, letters, monkey
     assert sizes == [letters] and image.size == (size, size)
 
 
+# ---- Boxes from elsewhere
+
+
+def test_boxes_from_elsewhere(bare, tmp_path, capsys):
+    """Those of an earlier run give its answers, of images and a video; a box around no face is
+    taken as it is, and a picture not in the table has no face."""
+    FACE.save(tmp_path / "face.png")
+    small(0.5).save(tmp_path / "other.png")
+    save_video(tmp_path / "film.mp4", moving(9), rate=4)
+    paths = [tmp_path / "face.png", tmp_path / "film.mp4"]
+    assert call(*bare, *paths, "--no_draw", "--out", tmp_path / "first") == 0
+    words = ["--boxes", tmp_path / "first" / "predictions.csv", "--out", tmp_path / "second"]
+    assert call(*bare, *paths, tmp_path / "other.png", *words) == 0
+    assert f"{tmp_path / 'other.png'}: no face" in capsys.readouterr().out
+    first, second = table(tmp_path / "first"), table(tmp_path / "second")
+    assert len(first) == len(second) == 11
+    for name in ("source", "frame", "face", "left", "top", "right", "bottom"):
+        assert [row[name] for row in first] == [row[name] for row in second]
+    ages = [[int(row["age"]) for row in rows] for rows in (first, second)]
+    assert np.abs(np.subtract(*ages)).max() <= 2  # the boxes were rounded
+    assert {row["score"] for row in second} == {""}
+
+    lines = ["source,left,top,right,bottom", f"{tmp_path / 'other.png'},5,6,35,36.4"]
+    (tmp_path / "boxes.csv").write_text("\n".join(lines))
+    words = ["--boxes", tmp_path / "boxes.csv", "--out", tmp_path / "third"]
+    assert call(*bare, tmp_path / "other.png", *words) == 0
+    [row] = table(tmp_path / "third")
+    assert box_of(row).tolist() == [5, 6, 35, 36] and row["age"] != ""
+
+
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ("source,left,top,right\na,1,2,3\n", "not a table of source, frame, left"),
+        ("source,left,top,right,bottom\na,1,2,x,4\n", "not a table of source, frame, left"),
+        ("source,left,top,right,bottom\na,1,2,nan,4\n", "row 2: no box: [1.0, 2.0, nan, 4.0]"),
+        ("source,left,top,right,bottom\na,1,2,3,4\na,3,2,1,4\n", "row 3: no box: [3.0, 2.0"),
+        ("\0\xff", "not a table of source, frame, left"),
+    ],
+)
+def test_bad_tables_of_boxes(text, message, bare, tmp_path, capsys):
+    small(0.5).save(tmp_path / "face.png")
+    (tmp_path / "boxes.csv").write_bytes(text.encode("latin-1"))
+    words = ["--boxes", tmp_path / "boxes.csv", "--out", tmp_path / "out"]
+    assert call(*bare, tmp_path / "face.png", *words) == 2
+    [line] = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"predict.py: error: --boxes {tmp_path / 'boxes.csv'}: {message}")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_box_outside_the_picture(bare, tmp_path, capsys):
+    """A line, and the other inputs are done."""
+    small(0.5).save(tmp_path / "face.png")
+    small(0.5).save(tmp_path / "good.png")
+    lines = ["source,left,top,right,bottom", f"{tmp_path / 'face.png'},500,6,535,36"]
+    lines += [f"{tmp_path / 'good.png'},43,29,87,89"]
+    (tmp_path / "boxes.csv").write_text("\n".join(lines))
+    words = ["--boxes", tmp_path / "boxes.csv", "--out", tmp_path / "out"]
+    assert call(*bare, tmp_path / "face.png", tmp_path / "good.png", *words) == 1
+    [line] = capsys.readouterr().err.splitlines()
+    assert "face.png: --boxes: [500.0, 6.0, 535.0, 36.0] is outside the picture" in line
+    assert len(table(tmp_path / "out")) == 1
+
+
 # ---- Videos
 
 
@@ -680,6 +744,21 @@ def test_means_over_a_track(bare, tmp_path, monkeypatch):
     assert max(singles) - min(singles) > 0.01  # else any of them would do as the mean
     assert (track["frames"], track["gender_probability"]) == ("4", frames[-1]["gender_probability"])
     assert len(read_video(out / "clip.mp4")[0]) == 12
+
+
+def test_marks_move_on_between_the_frames_looked_at(bare, tmp_path):
+    """With --every 6 of a video of 30 frames a second, in which the face moves 3 pixels a frame."""
+    clip, out = tmp_path / "clip.mp4", tmp_path / "out"
+    save_video(clip, moving(24, step=3, size=(260, 128)), "mpeg4")
+    assert call(*bare, clip, "--every", 6, "--out", out) == 0
+    frames, _ = split(table(out))
+    assert [int(row["frame"]) for row in frames] == [0, 6, 12, 18]
+    copy = read_video(out / "clip.mp4")[1]
+    for number in (16, 17):  # from frame 12 on, the borders would be 12 and 15 pixels behind
+        bluer = copy[number].astype(int) @ [-1, 0, 1] > 60
+        columns = np.nonzero(bluer[50:80].mean(0) > 0.5)[0]
+        due = place(0.5, 3 * number, 0)
+        assert abs(columns.min() - due[0]) < 6 and abs(columns.max() - due[2]) < 6
 
 
 def test_times_of_uneven_frames(bare, tmp_path):

@@ -24,12 +24,14 @@ from itertools import islice
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 from tqdm import tqdm
 
 SUFFIXES = (".jpg", ".jpeg", ".png")
 # Those of the training scripts; named, as Pillow would start another program for some others (EPS).
 FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", "PPM", "JPEG2000")
+ORIENTATION = 0x0112  # an EXIF tag, and what is done to make each of its values upright
+TURNS = dict(zip(range(2, 9), (0, 3, 1, 5, 4, 6, 2), strict=True))
 
 warnings.simplefilter("error", Image.DecompressionBombWarning)  # rejects such an image
 
@@ -72,10 +74,12 @@ def read_image(path):
     data = path.read_bytes()
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-            image = ImageOps.exif_transpose(image)
+            # exif_transpose also writes the EXIF data anew, and fails if any of them is odd
+            method = TURNS.get(image.getexif().get(ORIENTATION))
             if image.mode.startswith("I"):  # 16 bits: convert would clip all above 255
                 image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
-            return image.convert("RGB")
+            image = image.convert("RGB")
+            return image if method is None else image.transpose(Image.Transpose(method))
     except UnidentifiedImageError:
         raise ValueError("unreadable pixels: not an image") from None
     except Exception as error:  # Pillow's decoders raise many kinds on corrupt files
