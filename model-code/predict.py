@@ -326,7 +326,10 @@ def find_faces(pixels, path, number, seconds, clip, args):
     if not clip:
         return detect.find_faces(pixels, args.min_score, args.megapixels), True
     if seconds - clip.searched < SEARCH - 1e-6:
-        faces = detect.find_again(pixels, clip.boxes, args.min_score)
+        if len(clip.boxes) * detect.WINDOW**2 < pixels[..., 0].size:
+            faces = detect.find_again(pixels, clip.boxes, args.min_score)
+        else:
+            faces = detect.find_faces(pixels, args.min_score, args.megapixels)
         # one not found is looked for again, unless another is before it
         found = [face.box for face in faces]
         clip.boxes = found + [

@@ -265,7 +265,7 @@ def test_the_film_and_not_its_cover(bare, tmp_path, capsys):  # noqa: F811
     path = tmp_path / "film.mp4"
     with av.open(path, "w") as container:
         film, cover = (container.add_stream(name, 30) for name in ("mpeg4", "mjpeg"))
-        cover.disposition = av.stream.Disposition.attached_pic
+        cover.disposition = av.stream.Disposition.attached_pic.value
         for stream, pixel_format in ((film, "yuv420p"), (cover, "yuvj420p")):
             stream.width, stream.height, stream.pix_fmt = 200, 128, pixel_format
         container.mux(cover.encode(av.VideoFrame.from_image(Image.new("RGB", (200, 128)))))
