@@ -11,7 +11,7 @@ medians are printed (with the lowest and highest in brackets): the input, the tr
 the plain loop, each in a process of its own. The plain loop decodes, resizes and crops every image
 in every epoch, in 4 worker processes. Needs Linux and an otherwise idle machine.
 
---predict measures predict.py on such JPEGs as crops and on 30 frames of 640x360 pixels with
+--predict measures predict.py on such JPEGs as crops and on 90 frames of 640x360 pixels with
 a real face, H.264, with the network's input of 120x120 pixels, and tells where the time goes. With
 --other it runs both clones' predict.py on 300 such frames, in turn, in processes of their own.
 """
@@ -346,7 +346,7 @@ def main():
         folder = Path(name) / "utk"
         if given.predict:
             print(f"torch {torch.__version__}, {torch.get_num_threads()} threads")
-            return prediction(folder, 30)
+            return prediction(folder, 90)
         options = [f"--{kind}_csv={folder / kind}.csv" for kind in ("train", "test")]
         options += [f"--image_path={folder / 'images'}", f"--batch_size={given.batch_size}"]
         args = module.parse_settings([*options, f"--outpath={folder}"])
