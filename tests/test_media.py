@@ -392,3 +392,14 @@ def test_a_copy_without_sound_is_told(bare, tmp_path, capsys):  # noqa: F811
     assert f"{path}: the marked copy is without its sound" in out
     code, _, out, _ = answers(bare, tmp_path, capsys, path, "--no_draw")
     assert code == 0 and not any("its sound" in line for line in out)
+
+
+def test_sound_alone_is_no_video(bare, tmp_path, capsys):  # noqa: F811
+    path = tmp_path / "song.mp4"
+    with av.open(path, "w") as container:
+        sound = container.add_stream("aac", 44100)
+        frame = av.AudioFrame.from_ndarray(np.zeros((2, 2048), np.float32), "fltp", "stereo")
+        frame.sample_rate = 44100
+        container.mux(sound.encode(frame))
+        container.mux(sound.encode())
+    assert failing(bare, tmp_path, capsys, path) == "no video in it"
