@@ -15,26 +15,33 @@ import csv
 import functools
 import hashlib
 import importlib.util
+import itertools
 import json
 import math
 import os
+import re
+import statistics
 import sys
-import warnings
 from collections import deque
-from contextlib import ExitStack, contextmanager
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager, suppress
 from fractions import Fraction
 from pathlib import Path
 from types import SimpleNamespace
 
+import detect
+import media
 import numpy as np
 import PIL.Image
 import torch
-from PIL import ImageDraw, ImageFont, ImageOps
+from PIL import ImageDraw, ImageFont
 from tqdm import tqdm
 
 HERE = Path(__file__).resolve().parent
-DATASETS, LOSSES = ("afad", "cacd", "morph2", "utk"), ("ce", "coral", "ordinal")
-SCRIPTS = [f"{dataset}-{loss}.py" for dataset in DATASETS for loss in LOSSES]
+LOSSES = ("ce", "coral", "ordinal")
+# The training scripts are found by their names: <data set>-<loss>.py
+NAME = re.compile(rf"[a-z0-9]+-({'|'.join(LOSSES)})\.py")
+SCRIPTS = sorted(path.name for path in HERE.iterdir() if NAME.fullmatch(path.name))
 
 NOTE = (
     "Apparent ages, and a binary label for gender, as a network learned them from the photos and "
@@ -43,41 +50,33 @@ NOTE = (
 )
 COVERAGE = 0.8  # of the model's probability is within the interval given with an age
 
-# How the images of a data set show a face, told from the box that the detector finds on it: side of
-# the square image, and how far below the centre of the box its centre is, both in box widths.
-FRAMES = {
-    # Its photos were published as faces cut out tightly by a detector; none was at hand to measure.
-    "afad": (1.0, 0.0),
-    # preprocess-cacd.py adds 15 pixels on every side and moves up by 5. Its photos, 250 pixels
-    # wide, were not at hand; a face about 108 pixels wide is assumed.
-    "cacd": (1.28, -0.05),
-    # 140 pixels around the nose tip, the eyes about 48 pixels apart (the photos were not at hand).
-    # On 197 photos of UTKFace the eyes were 0.436 box widths apart, the nose tip 0.12 below the
-    # centre.
-    "morph2": (1.27, 0.12),
-    # Medians over 2,000 training photos, scaled and moved by random amounts, with repeated borders,
-    # because the detector's boxes come in few sizes and places. Quartiles 1.08-1.19, -0.01-0.05.
-    "utk": (1.13, 0.02),
-}
-
-# Below any real face's usual score, above what else was found: of those photos of UTKFace 97 %
-# reach 0.2 (98 % reach 0); in 28 test pictures of scikit-image, at four sizes, what is no face got
-# 0.117 at most, on the space suit of its astronaut.
-MIN_SCORE = 0.2
-UPSAMPLE = 1  # faces from 40 pixels on, as in the preprocessing scripts
-
-# Named, because Pillow would start another program for some others (EPS).
-FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", "PPM", "JPEG2000")
-VIDEOS = ".mp4 .m4v .mov .avi .mkv .webm .mpg .mpeg .ts .mts .m2ts .wmv .flv .3gp .ogv".split()
-
+# Seconds after which all of a video's picture is searched for faces again, and the network asked
+# about them: the faces of pictures in between are nearly the same, and only followed.
+SEARCH = 0.25
 OVERLAP = 0.3  # of two boxes, their intersection by their union, to be the same face a frame later
+HIDDEN = 0.2  # seconds without a face after which its last place alone does not tell the next
 PATIENCE = 1.0  # seconds for which a track waits for its face to be found again
 HELD = 2**26  # bytes of pictures that wait for a batch to be full
+
+BLUE = "#0072b2"
+LETTERS = 11, 32  # smallest and largest height in pixels, in a picture of up to 1000
+LONGEST_SIDE = 65_500  # pixels, of a JPEG
+LONGEST_GAP = 10  # seconds between two pictures of a marked copy; clocks of cameras jump by years
+
+
+def say(line, file=None):
+    """Print a line, whose control characters (file names may hold some) are escaped."""
+    escaped = [c if c.isprintable() else c.encode("unicode_escape").decode() for c in line]
+    tqdm.write("".join(escaped), file=file)
+
+
+def warn(*parts):
+    say(f"predict.py: warning: {': '.join(parts)}", sys.stderr)
 
 
 def refuse(message, code=2):
     """End with one line for the user."""
-    tqdm.write(f"predict.py: error: {message}", file=sys.stderr)
+    say(f"predict.py: error: {message}", sys.stderr)
     raise SystemExit(code)
 
 
@@ -98,15 +97,29 @@ def parse_settings(argv):
     add("--script", choices=SCRIPTS, metavar="NAME", help="what trained FILE, if there is no RUN")
     add("--image_size", type=int, help="side of that network's input in pixels (120)")
     add("--crops", action="store_true", help="the images are faces, cut as the training images")
-    add("--min_score", type=float, default=MIN_SCORE, help=f"lowest detector score ({MIN_SCORE})")
-    add("--upsample", type=int, default=UPSAMPLE, help="0: faces from 80 pixels on, 1: 40, ... (1)")
+    add(
+        "--boxes",
+        type=Path,
+        metavar="CSV",
+        help="faces to take instead of the detector's: columns "
+        "source, frame (of a video, from 0), left, top, right, bottom in pixels",
+    )
+    score, size = detect.MIN_SCORE, detect.MEGAPIXELS
+    add("--min_score", type=float, default=score, help=f"lowest detector score, 0 to 1 ({score})")
+    add(
+        "--megapixels",
+        type=float,
+        default=size,
+        help=f"larger pictures are searched for faces in "
+        f"this size; more finds smaller faces ({size})",
+    )
     add("--every", type=int, default=1, metavar="N", help="look at every Nth frame of a video (1)")
     add("--no_draw", action="store_true", help="no copies of the inputs with the faces marked")
     add("--cuda", type=int, default=-1, help="CUDA device number; -1: the CPU (-1)")
     add("--batch_size", type=int, default=16, help="faces that the network sees at once (16)")
     args = parser.parse_intermixed_args(argv)
-    ranges = {"every": (1, 10**9), "batch_size": (1, 10**6), "upsample": (0, 4)}
-    ranges |= {"min_score": (-10, 10), "cuda": (-1, 1023), "image_size": (32, 1024)}
+    ranges = {"every": (1, 10**9), "batch_size": (1, 10**6), "megapixels": (0.1, 50)}
+    ranges |= {"min_score": (0, 1), "cuda": (-1, 1023), "image_size": (32, 1024)}
     for name, (low, high) in ranges.items():
         value = getattr(args, name)
         if value is not None and not low <= value <= high:
@@ -115,36 +128,14 @@ def parse_settings(argv):
         refuse(f"--cuda {args.cuda}: this machine has {count} CUDA devices; --cuda -1 is the CPU")
     if args.script and not args.weights:
         refuse("--script needs --weights: the file that the script has written")
+    if args.boxes and args.crops:
+        refuse("--boxes goes without --crops, whose images are faces as a whole")
     if args.image_size and not args.script:
         refuse("--image_size goes with --script; a run folder holds its own")
     args.run = None if args.script else Path(args.paths.pop(0))
     if not args.paths:
         refuse("no input: give images, videos or folders after the run folder")
     return args
-
-
-def find_inputs(words, out):
-    """The files that the user's ``words`` name; those in the folder ``out`` are left out."""
-    suffixes = {s for s, kind in PIL.Image.registered_extensions().items() if kind in FORMATS}
-    suffixes.update(VIDEOS)
-    inputs, out = [], out.resolve()
-    for word in words:
-        path = Path(word)
-        if "://" in word:
-            refuse(f"{word}: is a URL; download the file and give its path")
-        if os.path.isdir(path):
-            files = sorted(p for p in path.rglob("[!.]*") if p.suffix.lower() in suffixes)
-            files = [p for p in files if p.is_file() and out not in p.resolve().parents]
-            if not files:
-                refuse(f"{word}: no image or video in this folder or the folders in it")
-            inputs += files
-        elif not os.path.isfile(path):
-            refuse(f"{word}: no such file or folder")
-        elif out in path.resolve().parents:
-            refuse(f"{word}: lies in --out {out}, whose files are replaced; choose another --out")
-        else:
-            inputs.append(path)
-    return inputs
 
 
 # %% The network
@@ -157,7 +148,7 @@ def load_script(name):
 
 
 def read_run(run):
-    """The facts in RUN's run.json, of which only figures and one of twelve names are believed."""
+    """The facts in RUN's run.json, of which only figures and the name of a script are believed."""
     try:
         facts = json.loads((run / "run.json").read_bytes())
         name, settings = facts["script"], facts["settings"]
@@ -165,11 +156,11 @@ def read_run(run):
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         refuse(f"{run}: no run.json, or not one of a run; bare weights need --weights and --script")
     if name not in SCRIPTS:
-        refuse(f"{run / 'run.json'}: its script, {name!r}, is none of the twelve: {SCRIPTS}")
+        refuse(f"{run / 'run.json'}: its script, {name!r}, is none of these: {SCRIPTS}")
     if not (isinstance(size, int) and 32 <= size <= 1024):
         refuse(f"{run / 'run.json'}: its image_size, {size!r}, is no number from 32 to 1024")
     if hashlib.sha256((HERE / name).read_bytes()).hexdigest() != digest:
-        tqdm.write(f"predict.py: warning: {name} has changed since this run", file=sys.stderr)
+        warn(f"{name} has changed since this run")
     return name, size, {key: bool(settings.get(key)) for key in ("channels_last", "amp", "flip")}
 
 
@@ -208,25 +199,18 @@ def load_model(args):
     network.eval().to(device)
     if settings["channels_last"]:
         network.to(memory_format=torch.channels_last)
-    print(f"{weights}, trained by {name}")
+    say(f"{weights}, trained by {name}")
     return SimpleNamespace(
         script=script, network=network, size=size, device=device, weights=str(weights), **settings
     )
 
 
-def frame_face(pixels, box, script):
-    """The square of ``pixels`` that shows the face in ``box`` as the training images show theirs,
-    as a PIL image; what lies outside the picture repeats its border."""
-    (left, top, right, bottom), (scale, down) = box, FRAMES[script.DATASET]
-    width = right - left
-    side = max(round(scale * width), 1)
-    x = round((left + right - side) / 2)
-    y = round((top + bottom - side) / 2 + down * width)
-    rows = np.arange(y, y + side).clip(0, pixels.shape[0] - 1)
-    columns = np.arange(x, x + side).clip(0, pixels.shape[1] - 1)
-    image = PIL.Image.fromarray(pixels[rows[:, None], columns])
+def face_image(pixels, face, model):
+    """A ``face`` (of detect.find_faces) in ``pixels`` as a PIL image, as the training images show
+    theirs."""
+    image = detect.frame_face(pixels, face.points, model.script.DATASET)
     # the script would cut these pixels out of the middle of a larger image
-    return image.resize([script.CENTER_CROP] * 2) if script.CENTER_CROP else image
+    return image.resize([model.script.CENTER_CROP] * 2) if model.script.CENTER_CROP else image
 
 
 def prepare(image, model):
@@ -293,160 +277,213 @@ def sentence(row, model):
 
 
 # %% Pictures and the faces in them
-@functools.cache
-def detector():
-    """dlib's detector of frontal faces."""
-    import dlib
+def read_boxes(path):
+    """{(source, frame): boxes} from the table that --boxes names, which may be a predictions.csv;
+    the frame of an image is 0."""
+    boxes, columns = {}, ("left", "top", "right", "bottom")
+    try:
+        with open(path, encoding="utf-8-sig", newline="") as file:
+            for number, row in enumerate(csv.DictReader(file), 2):
+                if row.get("kind") == "track":  # a summary, without a box
+                    continue
+                box = [float(row[column]) for column in columns]
+                frame = int(row.get("frame") or 0)
+                if not (box[0] < box[2] and box[1] < box[3] and all(map(math.isfinite, box))):
+                    refuse(f"--boxes {path}: row {number}: no box: {box}")
+                boxes.setdefault((os.path.realpath(row["source"]), frame), []).append(box)
+    except (KeyError, TypeError, ValueError, csv.Error) as error:
+        refuse(f"--boxes {path}: not a table of source, frame, left, top, right, bottom ({error})")
+    except OSError as error:
+        refuse(f"--boxes {path}: {error.strerror}")
+    return boxes
 
-    return dlib.get_frontal_face_detector()
+
+def given_faces(pixels, boxes, args):
+    """The faces in the ``boxes`` of the user's table, with landmarks, found where they can be."""
+    faces = []
+    for box in boxes:
+        low, high = np.array(box[:2]), np.array(box[2:])
+        if (high <= 0).any() or (low >= pixels.shape[1::-1]).any():
+            raise ValueError(f"--boxes: {box} is outside the picture, {pixels.shape[1::-1]}")
+        found = detect.find_again(pixels, [box], args.min_score)
+        shares = [detect.overlap(face.box, box)[0] for face in found]
+        points = detect.likely_points(box)
+        if shares and max(shares) >= OVERLAP:
+            points = found[int(np.argmax(shares))].points
+        faces.append(SimpleNamespace(box=box, score=None, points=points))
+    return faces
 
 
-def find_faces(pixels, args):
-    """Boxes (left, top, right, bottom) in pixels and scores of the faces, highest score first; with
-    --crops the whole picture."""
+def find_faces(pixels, path, number, seconds, clip, args):
+    """The faces in a picture, as of detect.find_faces(), and whether the network is to be asked
+    about them. With --crops the whole picture, with --boxes what they tell; else in most pictures
+    of a video those found before, looked for around their places."""
     if args.crops:
-        return [(0, 0, pixels.shape[1], pixels.shape[0])], [None]
-    boxes, scores, _ = detector().run(pixels, args.upsample, args.min_score)
-    return [(b.left(), b.top(), b.right(), b.bottom()) for b in boxes], list(scores)
-
-
-def read_image(path):
-    """uint8 (height, width, 3), turned as the EXIF orientation says."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("error", PIL.Image.DecompressionBombWarning)
-        with PIL.Image.open(path, formats=FORMATS) as image:
-            if image.mode.startswith("I"):  # 16 bits: convert would clip all above 255
-                image = PIL.Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
-            return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
-
-
-def read_video(path, clip, bar):
-    """Yield (seconds from the first frame, pixels as of read_image) for all frames that can be
-    decoded; ``clip`` gets the frame rate. ValueError if some were damaged."""
-    import av
-
-    # an open file, since FFmpeg takes some names for patterns or protocols
-    with open(path, "rb") as file, av.open(file, options={"protocol_whitelist": ""}) as container:
-        if not container.streams.video:
-            raise ValueError("no pictures in it")
-        stream = container.streams.video[0]
-        stream.codec_context.options = {"max_pixels": str(PIL.Image.MAX_IMAGE_PIXELS)}
-        clip.rate = float(stream.average_rate or 30)  # a type of its own since PyAV 19
-        bar.total += max(stream.frames - 1, 0)
-        start, number, damaged = None, 0, 0
-        for packet in container.demux(stream):
-            try:
-                frames = packet.decode()
-            except av.FFmpegError:
-                damaged += 1
-                continue
-            for frame in frames:
-                seconds = number / clip.rate if frame.time is None else frame.time
-                start, number = seconds if start is None else start, number + 1
-                damaged += frame.is_corrupt
-                pixels = np.rot90(frame.to_ndarray(format="rgb24"), round(frame.rotation / 90))
-                yield seconds - start, np.ascontiguousarray(pixels)
-    if not number:
-        raise ValueError("no picture in it can be decoded")
-    if damaged:
-        raise ValueError(f"{damaged} damaged parts; {number} frames could be decoded")
-
-
-def read_inputs(inputs, args, model, failures, bar):
-    """Yield the pictures as namespaces, with their faces prepared for the network. ``clip`` is None
-    for an image; the last one of a video is followed by one without pixels."""
-
-    def picture(source, clip, number, seconds, pixels):
-        boxes, scores, looked = [], [], number % args.every == 0
-        if looked:
-            boxes, scores = find_faces(pixels, args)
-        if args.crops:
-            faces = [PIL.Image.fromarray(pixels) for _ in boxes]
+        box = (0, 0, pixels.shape[1], pixels.shape[0])
+        return [SimpleNamespace(box=box, score=None, points=None)], True
+    if args.boxes:
+        return given_faces(pixels, args.boxes.get((os.path.realpath(path), number), []), args), True
+    if not clip:
+        return detect.find_faces(pixels, args.min_score, args.megapixels), True
+    if seconds - clip.searched < SEARCH - 1e-6:
+        if len(clip.boxes) * detect.WINDOW**2 < pixels[..., 0].size:
+            faces = detect.find_again(pixels, clip.boxes, args.min_score)
         else:
-            faces = [frame_face(pixels, box, model.script) for box in boxes]
-        faces = [prepare(face, model) for face in faces]
-        bar.update()
-        return SimpleNamespace(
-            source=source, clip=clip, number=number, seconds=seconds, pixels=pixels,
-            looked=looked, boxes=boxes, scores=scores, faces=faces,
-        )  # fmt: skip
+            faces = detect.find_faces(pixels, args.min_score, args.megapixels)
+        # one not found is looked for again, unless another is before it
+        found = [face.box for face in faces]
+        clip.boxes = found + [
+            box
+            for box in clip.boxes
+            if all(max(detect.overlap(box, other)) < OVERLAP for other in found)
+        ]
+        return faces, False
+    faces = detect.find_faces(pixels, args.min_score, args.megapixels)
+    clip.boxes, clip.searched = [face.box for face in faces], seconds
+    return faces, True
 
-    for path in inputs:
-        source = str(path).encode("utf-8", "backslashreplace").decode()  # printable
-        clip = None
+
+def read_picture(path, source, clip, number, seconds, pixels, args, model):
+    """A picture as a namespace, with its faces prepared for the network, if it is to be asked.
+    ``clip`` is what is known of its video, None for an image."""
+    looked, limits = number % args.every == 0, np.tile(pixels.shape[1::-1], 2)
+    found, asked = [], False
+    if looked:
+        found, asked = find_faces(pixels, path, number, seconds, clip, args)
+    if args.crops:
+        images = [PIL.Image.fromarray(pixels) for _ in found]
+    else:
+        images = [face_image(pixels, face, model) for face in found if asked]
+    boxes = [np.clip(np.round(face.box), 0, limits).astype(int).tolist() for face in found]
+    return SimpleNamespace(
+        source=source, clip=clip, number=number, seconds=seconds, pixels=pixels, looked=looked,
+        asked=asked, boxes=boxes, scores=[face.score for face in found],
+        faces=[prepare(image, model) for image in images],
+    )  # fmt: skip
+
+
+def read_inputs(paths, args, model, fail, bar):
+    """Yield the pictures of read_picture(); the last one of a video is followed by one without
+    pixels."""
+    for path in paths:
+        source = str(path).encode("utf-8", "backslashreplace").decode()  # fit for a file
+        clip, note = None, functools.partial(warn, source)
         try:
             try:
-                pixels = read_image(path)
+                pixels = media.read_image(path, note)
             except PIL.UnidentifiedImageError:
-                clip = SimpleNamespace(tracks={}, count=0, shown=[], output=None, pts=-1)
-                for number, (seconds, pixels) in enumerate(read_video(path, clip, bar)):
-                    yield picture(source, clip, number, seconds, pixels)
+                clip = new_clip()
+                frames = media.read_video(path, clip, note)
+                for number, (seconds, pixels) in enumerate(frames):
+                    if not number:
+                        bar.total += max(clip.length - 1, 0)
+                    yield read_picture(path, source, clip, number, seconds, pixels, args, model)
+                    bar.update()
             else:
-                yield picture(source, None, 0, None, pixels)
+                yield read_picture(path, source, None, 0, None, pixels, args, model)
+                bar.update()
         except Exception as error:  # Pillow and FFmpeg raise many kinds on damaged files
-            if isinstance(error, ImportError):
-                reason = "neither an image, nor PyAV there: pip install -r requirements-extras.txt"
-            else:
-                reason = " ".join(str(error).split()) or type(error).__name__
-            failures.append({"source": source, "reason": reason})
-            tqdm.write(f"predict.py: error: {source}: {reason}", file=sys.stderr)
+            fail(source, error)
         if clip:
             yield SimpleNamespace(source=source, clip=clip, pixels=None, boxes=[], faces=[])
 
 
+def new_clip():
+    """What is known of a video: its tracks, where its faces were last, and its marked copy."""
+    return SimpleNamespace(
+        tracks={}, count=0, looks=deque(maxlen=10), boxes=[], searched=-math.inf,
+        shown=[], output=None, failed=False, seconds=0, pts=-1, shift=0,
+    )  # fmt: skip
+
+
+def in_batches(pictures, size):
+    """Lists of pictures with some ``size`` faces for the network in all, or less where there are
+    many or large pictures."""
+    held = []
+    for picture in pictures:
+        held.append(picture)
+        pixels = sum(p.pixels.nbytes for p in held if p.pixels is not None)
+        faces = sum(len(p.faces) for p in held)
+        if faces >= size or len(held) >= 4 * size or pixels >= HELD:
+            yield held
+            held = []
+    if held:
+        yield held
+
+
+def side_by_side(items):
+    """The items of a generator, each made by a second thread while the one before it is used."""
+    end = object()
+    with ThreadPoolExecutor(1) as pool:
+        coming = pool.submit(next, items, end)
+        while (item := coming.result()) is not end:
+            coming = pool.submit(next, items, end)
+            yield item
+
+
 # %% Tracks
-def overlap(a, b):
-    """Intersection of two boxes by their union."""
-    width = min(a[2], b[2]) - max(a[0], b[0])
-    height = min(a[3], b[3]) - max(a[1], b[1])
-    both = max(width, 0) * max(height, 0)
-    areas = [(box[2] - box[0]) * (box[3] - box[1]) for box in (a, b)]
-    return both / max(sum(areas) - both, 1)
+def expected_box(track, seconds):
+    """Where a track's face is at a time if it went on as in its last pictures; without that, two
+    people would swap their tracks after hiding each other. Of a face not seen for a while all
+    pictures noted count, because the boxes of one half hidden are too small, and beside it."""
+    places = np.array(track.places)  # (pictures, 5): seconds, centre, width, height
+    if seconds - places[-1, 0] > HIDDEN:
+        since = places[:, 0] - places[:, 0].mean()
+        speed = since @ places[:, 1:3] / max(since @ since, 1e-9)
+        centre = places[:, 1:3].mean(axis=0) + speed * (seconds - places[:, 0].mean())
+        half = np.median(places[:, 3:], axis=0) / 2
+    else:
+        first, last = places[-10:][0], places[-1]
+        speed = (last - first)[1:3] / max(last[0] - first[0], 1e-9)
+        centre, half = last[1:3] + speed * (seconds - last[0]), last[3:] / 2
+    return (*(centre - half).tolist(), *(centre + half).tolist())
 
 
-def expected_box(track, number):
-    """Where a track's face is in frame ``number`` if it went on as in its last frames; without
-    that, two people would swap their tracks after hiding each other."""
-    (first, *begin), (last, *end) = track.places[0], track.places[-1]
-    ahead = (number - last) / max(last - first, 1)
-    x, y = (ahead * (b - a) for a, b in zip(begin, end, strict=True))
-    left, top, right, bottom = track.box
-    return left + x, top + y, right + x, bottom + y
+def patience(clip):
+    """Seconds for which a track waits: PATIENCE, more where pictures come more seldom."""
+    times = list(clip.looks)
+    gaps = [after - before for before, after in zip(times, times[1:], strict=False)]
+    return max(PATIENCE, 2 * statistics.median(gaps) if gaps else 0)
 
 
 def follow(clip, picture, probas, male):
-    """The track of each face of a frame, continued or new: pairs of higher overlap first, which
-    also prefers boxes of the same size. Adds the faces' probabilities to their tracks."""
+    """{face: its track} of a picture, continued or new: pairs of higher overlap first, which also
+    prefers boxes of the same size. Adds the faces' probabilities to their tracks; a face of which
+    the network was not asked begins none, and is left out."""
     pairs = []
     for face, track in clip.tracks.items():
-        expected = expected_box(track, picture.number)
-        pairs += [(overlap(expected, box), face, i) for i, box in enumerate(picture.boxes)]
+        expected = expected_box(track, picture.seconds)
+        shares = [detect.overlap(expected, box)[0] for box in picture.boxes]
+        pairs += [(share, face, i) for i, share in enumerate(shares)]
     found = {}
     for value, face, i in sorted(pairs, reverse=True):
         if value >= OVERLAP and i not in found and face not in found.values():
             found[i] = face
     for i, box in enumerate(picture.boxes):
-        if i not in found:
+        if i not in found and picture.asked:
             clip.count += 1
             found[i] = clip.count
             clip.tracks[clip.count] = SimpleNamespace(
-                face=clip.count, places=deque(maxlen=10), frames=0, probas=0, male=0, score=0,
-                frame=picture.number, seconds=picture.seconds,
+                face=clip.count, places=deque(maxlen=30), frames=0, asked=0, probas=0, male=0,
+                score=0, frame=picture.number, seconds=picture.seconds,
             )  # fmt: skip
-        track = clip.tracks[found[i]]
-        track.box, track.until = box, picture.seconds
-        track.places.append((picture.number, (box[0] + box[2]) / 2, (box[1] + box[3]) / 2))
-        track.frames += 1
-        track.probas = track.probas + probas[i].double()
-        track.male = None if male[i] is None else track.male + male[i]
-        track.score = None if picture.scores[i] is None else track.score + picture.scores[i]
-    return [clip.tracks[found[i]] for i in range(len(picture.boxes))]
+        if i in found:
+            track = clip.tracks[found[i]]
+            track.box, track.until, track.frames = box, picture.seconds, track.frames + 1
+            size = np.subtract(box[2:], box[:2])
+            track.places.append((picture.seconds, *(box[:2] + size / 2), *size))
+            track.score = None if picture.scores[i] is None else track.score + picture.scores[i]
+        if picture.asked:
+            track.asked += 1
+            track.probas = track.probas + probas[i].double()
+            track.male = None if male[i] is None else track.male + male[i]
+    return {i: clip.tracks[face] for i, face in sorted(found.items())}
 
 
 def mean_estimate(track, model):
     """estimate() of a track's faces so far, from the means of their probabilities."""
-    male = None if track.male is None else track.male / track.frames
-    return estimate(track.probas / track.frames, male, model)
+    male = None if track.male is None else track.male / track.asked
+    return estimate(track.probas / track.asked, male, model)
 
 
 # %% Output
@@ -473,22 +510,59 @@ def mark(pixels, faces):
     """A PIL image of ``pixels`` with the ``faces``, (box, text), marked in it."""
     image = PIL.Image.fromarray(pixels)
     draw = ImageDraw.Draw(image)
-    for (left, top, right, bottom), text in faces:
-        width = right - left
-        draw.rectangle((left, top, right, bottom), outline="#0072b2", width=max(2, width // 40))
-        letters = font(max(11, width // 8))
+    least, most = (max(1, max(image.size) / 1000) * height for height in LETTERS)
+    labels = []
+    for box, text in faces:
+        letters = font(round(min(max(least, (box[2] - box[0]) / 8), most)))
         _, _, across, down = draw.textbbox((0, 0), text, letters)
-        across, down = across + down // 2, down + down // 3
-        x = max(0, min(left, image.width - across))
-        y = top - down if top >= down else max(0, min(bottom, image.height - down))
-        draw.rectangle((x, y, x + across, y + down), fill="#0072b2")
+        labels.append((text, letters, (across + down // 2, down + down // 3)))
+    places = place_labels(image.size, [box for box, _ in faces], [size for *_, size in labels])
+    for box, _ in faces:
+        draw.rectangle(box, outline=BLUE, width=max(2, round(box[2] - box[0]) // 40))
+    for (text, letters, (across, down)), (x, y) in zip(labels, places, strict=True):
+        draw.rectangle((x, y, x + across, y + down), fill=BLUE)
         draw.text((x + across / 2, y + down / 2), text, "white", letters, anchor="mm")
     return image
 
 
+def place_labels(size, boxes, labels):
+    """Left upper corners of ``labels``, (width, height), each near its box: above it, below it,
+    beside it, or in it, wherever it hides least of the other faces and labels, and then of its own
+    face. All in pixels of a picture of this ``size``."""
+    taken, places = list(boxes), []
+    for box, (across, down) in zip(boxes, labels, strict=True):
+        left, top, right, bottom = box
+        columns = left, right - across, (left + right - across) / 2, left - across, right
+        rows = top - down, bottom, bottom + down, top - 2 * down, top, bottom - down
+        least = math.inf, math.inf
+        for y, x in itertools.product(rows, columns):
+            x = max(0, min(x, size[0] - across))
+            y = max(0, min(y, size[1] - down))
+            label = x, y, x + across, y + down
+            own = common(label, box)
+            hidden = sum(common(label, other) for other in taken) - own, own
+            if hidden < least:  # of equal places the first
+                least, place = hidden, label
+            if least == (0, 0):
+                break
+        taken.append(place)
+        places.append(place[:2])
+    return places
+
+
+def common(a, b):
+    """Area that two boxes have in common."""
+    width = min(a[2], b[2]) - max(a[0], b[0])
+    height = min(a[3], b[3]) - max(a[1], b[1])
+    return max(width, 0) * max(height, 0)
+
+
 def free_path(out, source, suffix, taken):
-    """A path in ``out`` named after ``source``, numbered where several inputs have that name."""
+    """A path in ``out`` named after ``source``, numbered where several inputs have that name, and
+    shortened where it would be too long for a file system."""
     stem, number = Path(source).stem, 1
+    while len(stem.encode()) > 200:
+        stem = stem[:-1]
     name = stem + suffix
     while name.lower() in taken:
         number += 1
@@ -504,12 +578,14 @@ def open_copy(clip, path, size):
     """Begin the clip's marked copy, an MP4 whose pictures have the even ``size`` next to this."""
     import av
 
+    clip.output = ExitStack()
     file = clip.output.enter_context(written(path))
     clip.container = clip.output.enter_context(av.open(file, "w", format="mp4"))
     codec = "libx264" if "libx264" in av.codecs_available else "mpeg4"
-    clip.stream = clip.container.add_stream(codec, max(round(clip.rate), 1))
+    rate = min(max(round(clip.rate), 1), 60)  # the times are told picture by picture
+    clip.stream = clip.container.add_stream(codec, rate)
     clip.stream.width, clip.stream.height = (max(pixels // 2, 1) * 2 for pixels in size)
-    clip.stream.bit_rate = max(round(0.15 * math.prod(size) * clip.rate), 100_000)
+    clip.stream.bit_rate = max(round(0.15 * math.prod(size) * rate), 100_000)
     clip.stream.pix_fmt, clip.stream.codec_context.time_base = "yuv420p", TICK
 
 
@@ -517,11 +593,56 @@ def encode(image, clip, seconds):
     """Add a picture to the clip's marked copy."""
     import av
 
+    clip.shift += max(seconds - clip.seconds - LONGEST_GAP, 0)
+    clip.seconds = seconds
     frame = av.VideoFrame.from_image(image)
     frame = frame.reformat(clip.stream.width, clip.stream.height, "yuv420p")
-    clip.pts = max(clip.pts + 1, round(seconds / TICK))
+    clip.pts = max(clip.pts + 1, round((seconds - clip.shift) / TICK))
     frame.pts, frame.time_base = clip.pts, TICK
     clip.container.mux(clip.stream.encode(frame))
+
+
+def write_copy(picture, marks, clip, path_for, fail):
+    """Write the marked copy of an image, or the next picture of a video's; what goes wrong is the
+    failure of this input alone."""
+    try:
+        if not clip:
+            if max(picture.pixels.shape) > LONGEST_SIDE:
+                raise ValueError(f"a side of more than {LONGEST_SIDE:,} pixels; give --no_draw")
+            with written(path_for(picture.source, ".jpg")) as file:
+                mark(picture.pixels, marks).save(file, "JPEG", quality=90)
+        elif not clip.failed:
+            image = mark(picture.pixels, marks)
+            if not clip.output:
+                open_copy(clip, path_for(picture.source, ".mp4"), image.size)
+            encode(image, clip, picture.seconds)
+    except Exception as error:  # Pillow and FFmpeg raise many kinds
+        fail(picture.source, error, "its marked copy: ")
+        if clip:
+            drop_copy(clip)
+
+
+def end_copy(source, clip, fail):
+    """Complete the marked copy of a video."""
+    if clip.output:
+        try:
+            clip.container.mux(clip.stream.encode())
+            clip.output.close()
+        except Exception as error:
+            fail(source, error, "its marked copy: ")
+            drop_copy(clip)
+        else:
+            if clip.sound:
+                say(f"{source}: the marked copy is without its sound")
+
+
+def drop_copy(clip):
+    """End a marked copy that failed; nothing of it stays."""
+    clip.failed = True
+    if clip.output:
+        with suppress(Exception):
+            clip.output.__exit__(*sys.exc_info())
+        clip.output = None
 
 
 @contextmanager
@@ -558,8 +679,8 @@ def report(out, model):
 
 
 def end_tracks(clip, before, source, add, model):
-    """Summary rows of the tracks whose face was last found before frame ``before``."""
-    for track in [track for track in clip.tracks.values() if track.places[-1][0] < before]:
+    """Summary rows of the tracks whose face was last found before the time ``before``."""
+    for track in [track for track in clip.tracks.values() if track.until < before]:
         del clip.tracks[track.face]
         row = {"source": source, "kind": "track", "frame": track.frame}
         row |= {"seconds": round(track.seconds, 4), "until_seconds": round(track.until, 4)}
@@ -569,83 +690,102 @@ def end_tracks(clip, before, source, add, model):
         row |= mean_estimate(track, model)
         add(row)
         times = f"{track.seconds:.2f}-{track.until:.2f} s"
-        tqdm.write(f"{source}: track {track.face}, {times}: {sentence(row, model)}")
+        say(f"{source}: track {track.face}, {times}: {sentence(row, model)}")
 
 
-def finish(pictures, args, model, add, path_for, outputs):
+def finish(pictures, args, model, add, path_for, fail):
     """Estimate the faces of ``pictures``; write their rows and marked copies."""
     probas, male = infer([face for p in pictures for face in p.faces], model, args.batch_size)
     begin = 0
     for picture in pictures:
-        clip, source, part = picture.clip, picture.source, slice(begin, begin + len(picture.faces))
+        clip, part = picture.clip, slice(begin, begin + len(picture.faces))
         begin = part.stop
         if picture.pixels is None:
-            end_tracks(clip, math.inf, source, add, model)
-            if clip.output:
-                clip.container.mux(clip.stream.encode())
-                clip.output.close()
+            end_tracks(clip, math.inf, picture.source, add, model)
+            end_copy(picture.source, clip, fail)
             continue
-        row, marks = {"source": source, "kind": "frame" if clip else "image"}, []
         if clip:
-            row |= {"frame": picture.number, "seconds": round(picture.seconds, 4)}
-            if picture.looked:
-                tracks = follow(clip, picture, probas[part], male[part])
-                patience = max(PATIENCE * clip.rate, 2 * args.every)
-                end_tracks(clip, picture.number - patience, source, add, model)
-        elif not picture.boxes:
-            tqdm.write(f"{source}: no face")
-        for i, (box, score) in enumerate(zip(picture.boxes, picture.scores, strict=True)):
-            face = row | {"face": i + 1}
-            face |= dict(zip(("left", "top", "right", "bottom"), box, strict=True))
-            if score is not None:
-                face["score"] = round(score, 4)
-            if clip:
-                face |= {"face": tracks[i].face, "frames": tracks[i].frames}
-                face |= mean_estimate(tracks[i], model)
-            else:
-                face |= estimate(probas[part][i], male[part][i], model)
-                tqdm.write(f"{source}: face {i + 1}: {sentence(face, model)}")
-            add(face)
-            marks.append((box, (f"#{face['face']}  " if clip else "") + sentence(face, model)))
-        if clip and not args.no_draw:
-            clip.shown = marks if picture.looked else clip.shown
-            image = mark(picture.pixels, clip.shown)
-            if not clip.output:
-                clip.output = outputs.enter_context(ExitStack())
-                open_copy(clip, path_for(source, ".mp4"), image.size)
-            encode(image, clip, picture.seconds)
-        elif not args.no_draw:
-            with written(path_for(source, ".jpg")) as file:
-                mark(picture.pixels, marks).save(file, "JPEG", quality=90)
+            marks = frame_rows(picture, clip, probas[part], male[part], add, model)
+        else:
+            marks = image_rows(picture, probas[part], male[part], add, model)
+        if not args.no_draw:
+            write_copy(picture, marks, clip, path_for, fail)
+
+
+def place_columns(picture, i):
+    """The columns about the place of a picture's face ``i``."""
+    columns = dict(zip(("left", "top", "right", "bottom"), picture.boxes[i], strict=True))
+    if picture.scores[i] is not None:
+        columns["score"] = round(picture.scores[i], 4)
+    return columns
+
+
+def image_rows(picture, probas, male, add, model):
+    """Add the rows of an image's faces; what is to be marked, (box, text)."""
+    marks = []
+    if not picture.boxes:
+        say(f"{picture.source}: no face")
+    for i, box in enumerate(picture.boxes):
+        row = {"source": picture.source, "kind": "image", "face": i + 1}
+        row |= place_columns(picture, i) | estimate(probas[i], male[i], model)
+        add(row)
+        say(f"{picture.source}: face {i + 1}: {sentence(row, model)}")
+        marks.append((box, sentence(row, model)))
+    return marks
+
+
+def frame_rows(picture, clip, probas, male, add, model):
+    """Add the rows of a video frame's faces, and those of tracks that end; what is to be marked,
+    (box, text). In a frame that was not looked at, faces move on as before."""
+    if not picture.looked:
+        return [(expected_box(track, picture.seconds), text) for track, text in clip.shown]
+    clip.looks.append(picture.seconds)
+    end_tracks(clip, picture.seconds - patience(clip), picture.source, add, model)
+    clip.shown = []
+    for i, track in follow(clip, picture, probas, male).items():
+        row = {"source": picture.source, "kind": "frame", "frame": picture.number}
+        row |= {"seconds": round(picture.seconds, 4), "face": track.face, "frames": track.frames}
+        row |= place_columns(picture, i) | mean_estimate(track, model)
+        add(row)
+        clip.shown.append((track, f"#{track.face}  {sentence(row, model)}"))
+    return [(track.box, text) for track, text in clip.shown]
 
 
 def run(args):
     """Predict for all inputs; the list of failures."""
-    inputs = find_inputs(args.paths, args.out)
-    if not args.crops and importlib.util.find_spec("dlib") is None:
-        refuse("dlib is not installed: pip install -r requirements-extras.txt, or give --crops")
+    try:
+        paths, notes = media.find_files(args.paths, args.out)
+    except ValueError as error:
+        refuse(error)
+    missing = [name for name in detect.PACKAGES if importlib.util.find_spec(name) is None]
+    if missing and not args.crops:
+        refuse(f"{missing[0]} is not installed: {media.EXTRAS}, or give --crops")
     if args.out.exists() and not args.out.is_dir():
         refuse(f"--out {args.out}: is a file; give a folder")
     if args.out.exists() and any(args.out.iterdir()) and not args.overwrite:
         refuse(f"--out {args.out}: holds files already; give another folder, or --overwrite")
+    args.boxes = read_boxes(args.boxes) if args.boxes else None
     model = load_model(args)
     args.out.mkdir(parents=True, exist_ok=True)
-    held, taken = [], set()
-    path_for = functools.partial(free_path, args.out, taken=taken)
+    path_for = functools.partial(free_path, args.out, taken=set())
     with (
         report(args.out, model) as (add, failures),
-        ExitStack() as outputs,
-        tqdm(total=len(inputs), unit="pictures", disable=None) as bar,
+        tqdm(total=len(paths), unit="pictures", disable=None) as bar,
     ):
-        for picture in read_inputs(inputs, args, model, failures, bar):
-            held.append(picture)
-            size = sum(p.pixels.nbytes for p in held if p.pixels is not None)
-            faces = sum(len(p.faces) for p in held)
-            if max(len(held), faces) >= args.batch_size or size >= HELD:
-                finish(held, args, model, add, path_for, outputs)
-                held = []
-        finish(held, args, model, add, path_for, outputs)
-    print(f"{args.out / 'predictions.csv'}, {args.out / 'predictions.json'}: written")
+
+        def fail(source, error, what=""):
+            reason = "neither an image, nor PyAV there: " + media.EXTRAS
+            if not isinstance(error, ImportError):
+                reason = what + (" ".join(str(error).split()) or type(error).__name__)
+            failures.append({"source": source, "reason": reason})
+            say(f"predict.py: error: {source}: {reason}", sys.stderr)
+
+        pictures = read_inputs(paths, args, model, fail, bar)
+        for batch in side_by_side(in_batches(pictures, args.batch_size)):
+            finish(batch, args, model, add, path_for, fail)
+    for note in notes:
+        say(note)
+    say(f"{args.out / 'predictions.csv'}, {args.out / 'predictions.json'}: written")
     return failures
 
 

@@ -3,6 +3,7 @@
     python tests/benchmark.py                            some ten minutes on two cores
     python tests/benchmark.py --count 96 --batch_size 16     a trial
     python tests/benchmark.py --predict                      predict.py instead, some minutes
+    python tests/benchmark.py --predict --other CLONE        beside that of another clone
 
 Draws 2,000 JPEGs of 200x200 pixels and measures on them, in five alternating rounds of which the
 medians are printed (with the lowest and highest in brackets): the input, the training step at
@@ -10,8 +11,9 @@ medians are printed (with the lowest and highest in brackets): the input, the tr
 the plain loop, each in a process of its own. The plain loop decodes, resizes and crops every image
 in every epoch, in 4 worker processes. Needs Linux and an otherwise idle machine.
 
---predict measures predict.py on such JPEGs as crops and on 30 frames of 640x360 pixels with
-a real face, H.264, with the network's input of 120x120 pixels, and tells where the time goes.
+--predict measures predict.py on such JPEGs as crops and on 90 frames of 640x360 pixels with
+a real face, H.264, with the network's input of 120x120 pixels, and tells where the time goes. With
+--other it runs both clones' predict.py on 300 such frames, in turn, in processes of their own.
 """
 
 import argparse
@@ -249,12 +251,18 @@ def prediction(folder, frames):
     """Faces and frames per second of predict.py, and the shares of its time."""
     predict, seconds = load(ROOT / "model-code" / "predict.py"), collections.Counter()
     torch.save(load(SCRIPT).ResNet34().state_dict(), folder / "model.pt")
-    parts = {"decode": "read_image", "detect": "find_faces", "cut and resize": "frame_face prepare"}
-    parts |= {"network": "infer", "mark": "mark", "encode": "open_copy encode"}
+    parts = {"decode": "read_image", "detect": "find_faces", "cut and resize": "face_image prepare"}
+    parts |= {
+        "network": "infer",
+        "mark": "mark",
+        "encode": "open_copy encode",
+        "load": "load_model",
+    }
     for part, names in parts.items():
         for name in names.split():
-            setattr(predict, name, clocked(getattr(predict, name), part, seconds))
-    predict.read_video = clocked_items(predict.read_video, "decode", seconds)
+            module = predict.media if name == "read_image" else predict
+            setattr(module, name, clocked(getattr(module, name), part, seconds))
+    predict.media.read_video = clocked_items(predict.media.read_video, "decode", seconds)
     draw_video(folder / "clip.mp4", frames)
     network = [f"--weights={folder / 'model.pt'}", f"--script={SCRIPT.name}"]
     crops = len(list((folder / "images").rglob("*.jpg")))
@@ -271,18 +279,45 @@ def prediction(folder, frames):
         with contextlib.redirect_stdout(io.StringIO()):
             code = predict.main([*network, *map(str, words), f"--out={folder}/out", "--overwrite"])
         assert code == 0
-        seconds["loading and the rest"] = time.perf_counter() - began - sum(seconds.values())
-        total = sum(seconds.values())
-        shares[name].append({part: spent / total for part, spent in seconds.items()})
         # the network's weights are read once, whatever the number of pictures
-        return count / (total - seconds["loading and the rest"])
+        total = time.perf_counter() - began - seconds.pop("load")
+        shares[name].append({part: spent / total for part, spent in seconds.items()})
+        return count / total
 
     rates = rounds({name: functools.partial(once, name) for name in kinds})
     for (name, values), unit in zip(rates.items(), ("faces/s", "frames/s"), strict=True):
-        show("predict.py, without loading the network", {name: values}, unit)
+        show(
+            "predict.py, without loading the network; its parts run side by side",
+            {name: values},
+            unit,
+        )
         for part in shares[name][0]:
             share = statistics.median(share[part] for share in shares[name])
             print(f"    {part:44s}{share:12.1%} of the time")
+
+
+def beside(other, folder, frames):
+    """Frames per second of two clones' predict.py, without their start: a video of one frame."""
+    torch.save(load(SCRIPT).ResNet34().state_dict(), folder / "model.pt")
+    for count in (1, frames):
+        draw_video(folder / f"{count}.mp4", count)
+
+    def once(clone):
+        words = [sys.executable, clone / "model-code" / "predict.py", "--overwrite"]
+        words += [f"--weights={folder / 'model.pt'}", f"--script={SCRIPT.name}"]
+        words += [f"--out={folder / 'out'}"]
+        spent = []
+        for count in (1, frames):
+            began = time.perf_counter()
+            command = [*map(str, words), str(folder / f"{count}.mp4")]
+            subprocess.run(command, check=True, capture_output=True)
+            spent.append(time.perf_counter() - began)
+        return (frames - 1) / (spent[1] - spent[0])
+
+    kinds = {"that clone": functools.partial(once, other), "this": functools.partial(once, ROOT)}
+    rates = rounds(kinds)
+    median = statistics.median(rates["that clone"])
+    show("predict.py, 640x360, one face", rates, "frames/s", lambda m: f"{m / median:6.2f} x that")
 
 
 def main():
@@ -290,6 +325,9 @@ def main():
     parser.add_argument("--count", type=int, default=2000, help="images")
     parser.add_argument("--batch_size", type=int, default=64)
     parser.add_argument("--predict", action="store_true", help="measure predict.py instead")
+    parser.add_argument(
+        "--other", type=Path, metavar="CLONE", help="with --predict: compare with it"
+    )
     parser.add_argument("--plain", type=Path, help=argparse.SUPPRESS)  # a child process
     given = parser.parse_args()
     module = load(SCRIPT)
@@ -299,6 +337,8 @@ def main():
         plain_loop(module, module.ResNet34(), loader, (given.plain / "begun").touch)
         return
     with tempfile.TemporaryDirectory() as name:
+        if given.predict and given.other:
+            return beside(given.other.resolve(), Path(name), 300)
         draw = ROOT / "datasets" / "sample" / "draw-faces.py"
         count = min(given.count, 256) if given.predict else given.count
         words = ["--datasets", "utk", "--count", count, "--out", name]
@@ -306,7 +346,7 @@ def main():
         folder = Path(name) / "utk"
         if given.predict:
             print(f"torch {torch.__version__}, {torch.get_num_threads()} threads")
-            return prediction(folder, 30)
+            return prediction(folder, 90)
         options = [f"--{kind}_csv={folder / kind}.csv" for kind in ("train", "test")]
         options += [f"--image_path={folder / 'images'}", f"--batch_size={given.batch_size}"]
         args = module.parse_settings([*options, f"--outpath={folder}"])

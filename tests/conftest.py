@@ -20,6 +20,8 @@ PAPER = [  # the paper's twelve among them
 
 sys.path.append(str(MODEL_CODE))  # the tools import modules that lie beside them
 
+sys.path.insert(0, str(ROOT / "model-code"))  # where predict.py finds what it imports
+
 # the tests run side by side (pyproject.toml), each on one core, and what they start as well
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 

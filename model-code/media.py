@@ -1,0 +1,219 @@
+"""Which files hold images and videos, and their pixels as a viewer or player shows them.
+
+Pillow reads images, with pi-heif, if it is there, HEIC too; PyAV reads videos. What can't be read
+raises ValueError, which says why, or what those libraries raise.
+"""
+
+import collections
+import math
+import os
+import warnings
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import PIL.Image
+
+EXTRAS = "pip install -r requirements-extras.txt"
+
+# Named, because Pillow would start another program for some others (EPS).
+FORMATS = ["JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", "PPM", "JPEG2000", "AVIF", "HEIF"]
+HEIC = ".heic .heif .hif".split()
+VIDEOS = ".mp4 .m4v .mov .avi .mkv .webm .mpg .mpeg .ts .mts .m2ts .wmv .flv .3gp .ogv".split()
+
+# Brands of ISO base media files that hold images (ISO/IEC 23008-12); FFmpeg shows of an image that
+# is made of tiles the first tile.
+BRANDS = b"heic heix heim heis hevc hevx hevm hevs mif1 mif2 msf1".split()
+
+ORIENTATION = 0x0112  # an EXIF tag, and what is done to make each of its values upright
+TURNS = dict(zip(range(2, 9), (0, 3, 1, 5, 4, 6, 2), strict=True))
+
+# Demuxers of FFmpeg that make a video of anything: text, or pictures that are not read here.
+NO_VIDEOS = ("tty", "image2", "_pipe")
+ATTACHED = 0x400  # AV_DISPOSITION_ATTACHED_PIC, a cover
+
+
+# %% Files
+def find_files(words, out):
+    """The files that the user's ``words`` name, and a list of lines about those left out. Folders
+    are searched with the folders in them, linked ones too, but not hidden ones; the files in the
+    folder ``out`` are left out. ValueError where there is nothing."""
+    suffixes = {s for s, kind in PIL.Image.registered_extensions().items() if kind in FORMATS}
+    suffixes.update(VIDEOS, HEIC, [".avif"])
+    files, lines, out = [], [], out.resolve()
+    for word in words:
+        path = Path(word)
+        if "://" in word:
+            raise ValueError(f"{word}: is a URL; download the file and give its path")
+        if os.path.isdir(path):
+            inside = [p for p in walk(path) if out not in p.resolve().parents]
+            found = [p for p in inside if p.suffix.lower() in suffixes]
+            others = collections.Counter(
+                p.suffix.lower() or "without suffix" for p in inside if p not in set(found)
+            )
+            kinds = ", ".join(f"{count} {kind}" for kind, count in others.most_common())
+            if not found:
+                raise ValueError(
+                    f"{word}: no image or video in this folder or the folders in it"
+                    + (f" (left out: {kinds})" if kinds else "")
+                )
+            if others:
+                lines.append(f"{word}: {others.total()} other files left out: {kinds}")
+            files += found
+        elif not os.path.isfile(path):
+            raise ValueError(f"{word}: no such file or folder")
+        elif out in path.resolve().parents:
+            raise ValueError(
+                f"{word}: lies in --out {out}, whose files are replaced; choose another --out"
+            )
+        else:
+            files.append(path)
+    return files, lines
+
+
+def walk(folder):
+    """The files in ``folder`` and the folders in it, sorted, without hidden ones and those of
+    network storage (@eaDir); links to folders are followed, each folder is entered once."""
+    found, entered = [], {os.path.realpath(folder)}
+    for here, names, files in os.walk(folder, followlinks=True):
+        inside = [(name, os.path.realpath(os.path.join(here, name))) for name in sorted(names)]
+        names[:] = []
+        for name, place in inside:
+            if not name.startswith((".", "@")) and place not in entered:
+                entered.add(place)
+                names.append(name)
+        found += [Path(here) / name for name in files if not name.startswith(".")]
+    return sorted(path for path in found if path.is_file())
+
+
+# %% Images
+def read_image(path, warn):
+    """uint8 (height, width, 3) of an image, turned as its EXIF orientation says. ``warn`` is called
+    with what is left out. PIL.UnidentifiedImageError if the file may hold a video instead."""
+    PIL.Image.init()
+    with open(path, "rb") as file:
+        begin = file.read(12)
+    if begin[4:8] == b"ftyp" and begin[8:] in BRANDS:
+        register_heic()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", PIL.Image.DecompressionBombWarning)
+        with PIL.Image.open(path, formats=[f for f in FORMATS if f in PIL.Image.ID]) as image:
+            count = getattr(image, "n_frames", 1)
+            if image.format == "GIF" and count > 1:
+                raise PIL.UnidentifiedImageError("animated")
+            if count > 1 and image.format != "MPO":  # the others of which are previews and the like
+                warn(f"only the first of {count} pictures in it")
+            return np.asarray(upright(image))
+
+
+def register_heic():
+    """Teach Pillow to read HEIC."""
+    try:
+        import pi_heif
+    except ImportError:
+        raise ValueError(f"an image in HEIC: {EXTRAS}, or convert it to JPEG") from None
+    pi_heif.register_heif_opener()
+
+
+def upright(image):
+    """A PIL image as RGB, turned as its EXIF orientation says; grey ones of 16 bits without their
+    lower 8, as the training scripts take them. ValueError if the range of its values is unknown."""
+    # Pillow's exif_transpose also writes the EXIF data anew, and fails if any of them is odd
+    method = TURNS.get(image.getexif().get(ORIENTATION))
+    if image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM")):
+        image = PIL.Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    if image.mode in ("I", "F"):
+        kind = {"I": "integers of 32 bits", "F": "floating-point numbers"}[image.mode]
+        raise ValueError(f"its pixels are {kind} of unknown range; convert it to 8 bits")
+    image = image.convert("RGB")
+    return image if method is None else image.transpose(PIL.Image.Transpose(method))
+
+
+# %% Videos
+def read_video(path, clip, warn):
+    """Yield (seconds from the first frame, uint8 (height, width, 3)) for all frames that can be
+    decoded, as a player shows them. The namespace ``clip`` gets the frame rate, the number of
+    frames, 0 if unknown, and whether there is sound; ``warn`` is called with what is left out.
+    ValueError if there is nothing, or some of it was damaged."""
+    import av
+
+    # an open file, since FFmpeg takes some names for patterns or protocols
+    with open(path, "rb") as file, av.open(file, options={"protocol_whitelist": ""}) as container:
+        stream = best_stream(container, warn)
+        stream.codec_context.options = {"max_pixels": str(PIL.Image.MAX_IMAGE_PIXELS)}
+        clip.rate = float(stream.average_rate or 30)  # a type of its own since PyAV 19
+        clip.length, clip.sound = stream.frames, bool(container.streams.audio)
+        clock = SimpleNamespace(pts=-math.inf, dts=-math.inf, faults=0, seconds=-math.inf)
+        start, number, damaged = None, 0, 0
+        for packet in container.demux(stream):
+            try:
+                frames = packet.decode()
+            except av.FFmpegError:
+                damaged += 1
+                continue
+            for frame in frames:
+                seconds = time_of(frame, number / clip.rate, clock)
+                start, number = seconds if start is None else start, number + 1
+                damaged += frame.is_corrupt
+                yield seconds - start, shown(frame, stream.sample_aspect_ratio)
+    if not number:
+        raise ValueError("no picture in it can be decoded")
+    if damaged:
+        raise ValueError(f"{damaged} damaged parts; {number} frames could be decoded")
+
+
+def best_stream(container, warn):
+    """The stream of a video that a viewer wants: that of the largest pictures, not a cover."""
+    if container.format.name.endswith(NO_VIDEOS):
+        raise ValueError(f"neither an image nor a video ({container.format.name})")
+    streams = [s for s in container.streams.video if not s.disposition.value & ATTACHED]
+    if not streams:
+        raise ValueError("no video in it")
+    known = [s for s in streams if s.codec_context is not None]
+    if not known:
+        raise ValueError("the codec of its video is unknown to FFmpeg; convert it to H.264")
+    best = max(known, key=lambda stream: stream.width * stream.height)
+    if len(streams) > 1:
+        which = f"number {streams.index(best) + 1}, {best.width}x{best.height}"
+        warn(f"only one of its {len(streams)} video streams, the largest: {which}")
+    return best
+
+
+def time_of(frame, otherwise, clock):
+    """A frame's time in seconds, never before that of the last one. Files with B-frames may give
+    the times of decoding (AVI), so those which go back less often are taken, as FFmpeg's own
+    programs do; ``otherwise`` if there are none."""
+    pts, dts = frame.pts, frame.dts
+    if dts is not None:
+        clock.faults -= dts <= clock.dts
+        clock.dts = dts
+    if pts is not None:
+        clock.faults += pts <= clock.pts
+        clock.pts = pts
+    if dts is not None and (pts is None or clock.faults > 0):
+        pts = dts
+    seconds = otherwise if pts is None else float(pts * frame.time_base)
+    clock.seconds = max(clock.seconds, seconds)
+    return clock.seconds
+
+
+def shown(frame, aspect):
+    """The pixels of a video frame as a player shows them, whose own pixels are ``aspect`` times as
+    wide as high."""
+    width, height, aspect = frame.width, frame.height, float(aspect or 1)
+    if 1 < aspect < 5:
+        width = round(width * aspect)
+    elif 1 / 5 < aspect < 1:
+        height = round(height / aspect)
+    pixels = frame.reformat(width, height, "rgb24").to_ndarray()
+    try:
+        matrix = frame.side_data.get("DISPLAYMATRIX")
+    except ValueError:  # PyAV does not know all kinds of data beside a frame
+        return np.ascontiguousarray(np.rot90(pixels, round(frame.rotation / 90)))
+    if matrix is None:
+        return pixels
+    # x goes right by a and down by b, y right by c and down by d
+    a, b, _, c, d = np.frombuffer(bytes(matrix), np.int32)[:5].tolist()
+    if abs(a) + abs(d) < abs(b) + abs(c):
+        pixels, a, d = pixels.transpose(1, 0, 2), c, b
+    return np.ascontiguousarray(pixels[:: -1 if d < 0 else 1, :: -1 if a < 0 else 1])

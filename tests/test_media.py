@@ -1,0 +1,405 @@
+"""media.py, and what predict.py makes of it: files as people have them, made here by Pillow and
+PyAV. Only grid.heic was not: an image of 1024x768 pixels in four tiles; nothing here writes
+HEIC."""
+
+import os
+import shutil
+import struct
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import ROOT, load
+from PIL import Image
+from test_predict import (  # noqa: F401 (bare is a fixture)
+    FACE,
+    GREY,
+    PLACE,
+    av,
+    bare,
+    call,
+    media,
+    moving,
+    near,
+    predict,
+    read_video,
+    save_video,
+    small,
+    split,
+    table,
+)
+
+batch = load(ROOT / "datasets" / "image-preprocessing-code" / "batch.py")
+GRID = Path(__file__).parent / "grid.heic"
+
+
+def answers(bare, tmp_path, capsys, *words):  # noqa: F811
+    """Exit code, rows, and lines to stdout and stderr, of predict.py with these words."""
+    capsys.readouterr()
+    code = call(*bare, *words, "--out", tmp_path / "out", "--overwrite")
+    shown = capsys.readouterr()
+    return code, table(tmp_path / "out"), shown.out.splitlines(), shown.err.splitlines()
+
+
+def failing(bare, tmp_path, capsys, path, *words):  # noqa: F811
+    """The one line to stderr about ``path``, after and before which another input is done."""
+    face = tmp_path / "face.png"
+    small(0.5).save(face)
+    code, rows, _, err = answers(bare, tmp_path, capsys, face, path, face, *words)
+    assert code == 1 and [r["source"] for r in rows if r["source"] != str(path)] == [str(face)] * 2
+    [line] = err
+    assert line.startswith(f"predict.py: error: {path}: ")
+    return line.removeprefix(f"predict.py: error: {path}: ")
+
+
+# ---- Marked copies that can't be written
+
+
+def test_copies_that_cannot_be_written(bare, tmp_path, capsys):  # noqa: F811
+    """Their names are taken by folders, or the picture is too wide for a JPEG: a line, exit code 1,
+    and the rows of all, these too."""
+    small(0.5).save(tmp_path / "photo.png")
+    save_video(tmp_path / "film.avi", moving(5), "mpeg4")
+    for name in ("photo.jpg", "film.mp4"):
+        (tmp_path / "out" / name).mkdir(parents=True)
+        (tmp_path / "out" / name / "mine").touch()
+    code, rows, _, err = answers(
+        bare, tmp_path, capsys, tmp_path / "photo.png", tmp_path / "film.avi"
+    )
+    assert code == 1 and len(err) == 2
+    for line, name in zip(err, ("photo.png", "film.avi"), strict=True):
+        assert line.startswith(f"predict.py: error: {tmp_path / name}: its marked copy: ")
+    assert [row["kind"] for row in rows] == ["image", *["frame"] * 5, "track"]
+    left = ["film.mp4", "photo.jpg", "predictions.csv", "predictions.json"]
+    assert sorted(os.listdir(tmp_path / "out")) == left
+
+    Image.new("RGB", (70_000, 2)).save(tmp_path / "wide.png")
+    reason = failing(bare, tmp_path, capsys, tmp_path / "wide.png", "--crops")
+    assert reason == "its marked copy: a side of more than 65,500 pixels; give --no_draw"
+
+
+def test_a_copy_whose_encoder_fails_midway(bare, tmp_path, capsys, monkeypatch):  # noqa: F811
+    save_video(tmp_path / "film.mp4", moving(9))
+    encode = predict.encode
+
+    def broken(image, clip, seconds):
+        encode(image, clip, seconds)
+        if seconds > 0.1:
+            raise MemoryError("no more")
+
+    monkeypatch.setattr(predict, "encode", broken)
+    reason = failing(bare, tmp_path, capsys, tmp_path / "film.mp4")
+    assert reason == "its marked copy: no more"
+    assert len(split(table(tmp_path / "out"))[0]) == 9
+    names = ["face-2.jpg", "face.jpg", "predictions.csv", "predictions.json"]
+    assert sorted(os.listdir(tmp_path / "out")) == names
+
+
+@pytest.mark.parametrize("letter", ["n", "ü"])
+def test_long_names(letter, bare, tmp_path, capsys):  # noqa: F811
+    """As long as a file system allows, in bytes."""
+    stem = letter * (251 // len(letter.encode()))
+    for end in (".jpg", ".png"):
+        small(0.5).save(tmp_path / f"{stem}{end}")
+    paths = [tmp_path / f"{stem}{end}" for end in (".jpg", ".png")]
+    code, rows, _, err = answers(bare, tmp_path, capsys, *paths)
+    assert code == 0 and err == [] and [row["source"] for row in rows] == list(map(str, paths))
+    copies = list((tmp_path / "out").glob("*.jpg"))
+    assert len(copies) == 2 and all(path.name.startswith(letter * 90) for path in copies)
+
+
+def test_a_gap_of_sixty_thousand_seconds(bare, tmp_path, capsys):  # noqa: F811
+    """Two recordings in one file: the times are told, the copy waits for ten seconds."""
+    ticks = [*range(5), *range(60_000 * 25, 60_000 * 25 + 5)]
+    path = tmp_path / "two.ts"
+    save_video(path, moving(10), "mpeg2video", ticks, rate=25)
+    code, rows, _, err = answers(bare, tmp_path, capsys, path)
+    assert code == 0 and err == []
+    frames, tracks = split(rows)
+    assert [float(row["seconds"]) for row in frames] == [tick / 25 for tick in ticks]
+    assert [row["face"] for row in tracks] == ["1", "2"]
+    times, _ = read_video(tmp_path / "out" / "two.mp4")
+    assert len(times) == 10 and times[5] - times[4] == pytest.approx(10, abs=0.01)
+
+
+# ---- Images
+
+
+def test_heic(bare, tmp_path, capsys):  # noqa: F811
+    """The whole picture, under any name."""
+    for name in ("grid.heic", "grid.jpg"):
+        shutil.copy(GRID, tmp_path / name)
+        pixels = media.read_image(tmp_path / name, pytest.fail)
+        assert pixels.shape == (768, 1024, 3)
+        tiles = pixels[256, 256], pixels[256, 768], pixels[640, 256], pixels[640, 768]
+        due = [[90, 90, 90], [200, 40, 40], [40, 40, 200], [200, 40, 40]]
+        assert np.abs(np.array(tiles, int) - due).max() < 6
+    code, rows, out, err = answers(bare, tmp_path, capsys, tmp_path, "--crops")
+    assert code == 0 and err == []
+    assert [(row["kind"], row["right"], row["bottom"]) for row in rows] == [
+        ("image", "1024", "768")
+    ] * 2
+
+
+def test_avif_is_an_image(bare, tmp_path, capsys):  # noqa: F811
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    FACE.transpose(Image.Transpose.ROTATE_90).save(tmp_path / "a.avif", exif=exif, quality=95)
+    code, [row], _, err = answers(bare, tmp_path, capsys, tmp_path / "a.avif")
+    assert code == 0 and err == [] and row["kind"] == "image" and near(row, PLACE)
+
+
+def tiff_head(orientation, odd):
+    """EXIF data with an orientation and an XResolution of an odd kind: text, or signed -1/0."""
+    kind, count, value = odd
+    entries = struct.pack("<HHIHH", 0x0112, 3, 1, orientation, 0)
+    entries += struct.pack("<HHII", 0x011A, kind, count, 8 + 2 + 2 * 12 + 4)
+    return b"II*\0" + struct.pack("<IH", 8, 2) + entries + bytes(4) + value
+
+
+@pytest.mark.parametrize("odd", [(2, 8, b"72 dpi\0\0"), (10, 1, struct.pack("<ii", -1, 0))])
+def test_odd_exif_data(odd, bare, tmp_path, capsys):  # noqa: F811
+    """The orientation counts, whatever else there is."""
+    turned = FACE.transpose(Image.Transpose.ROTATE_90)
+    turned.save(tmp_path / "a.jpg", quality=95, exif=b"Exif\0\0" + tiff_head(6, odd))
+    code, [row], _, err = answers(bare, tmp_path, capsys, tmp_path / "a.jpg")
+    assert code == 0 and err == [] and near(row, PLACE)
+    pixels = media.read_image(tmp_path / "a.jpg", pytest.fail)
+    assert np.array_equal(batch.read_image(tmp_path / "a.jpg"), pixels)
+
+
+def test_several_pictures_in_one_file(bare, tmp_path, capsys):  # noqa: F811
+    """Of a TIFF the first and a line, a GIF that moves is a video."""
+    pictures = moving(6, step=3)
+    pictures[0].save(tmp_path / "two.tif", save_all=True, append_images=pictures[1:2])
+    code, rows, _, err = answers(bare, tmp_path, capsys, tmp_path / "two.tif")
+    line = f"predict.py: warning: {tmp_path / 'two.tif'}: only the first of 2 pictures in it"
+    assert code == 0 and err == [line] and len(rows) == 1
+    film = tmp_path / "film.gif"
+    pictures[0].save(film, save_all=True, append_images=pictures[1:], duration=200)
+    code, rows, _, err = answers(bare, tmp_path, capsys, film)
+    assert code == 0 and err == []
+    assert [float(row["seconds"]) for row in split(rows)[0]] == pytest.approx(
+        [0.2 * number for number in range(6)]
+    )
+
+
+@pytest.mark.parametrize(
+    "kind, reason",
+    [(np.float32, "floating-point numbers"), (np.int32, "integers of 32 bits")],
+)
+def test_pixels_of_unknown_range(kind, reason, bare, tmp_path, capsys):  # noqa: F811
+    Image.fromarray(np.ones((40, 40), kind)).save(tmp_path / "a.tif")
+    line = failing(bare, tmp_path, capsys, tmp_path / "a.tif")
+    assert line == f"its pixels are {reason} of unknown range; convert it to 8 bits"
+
+
+# ---- Folders
+
+
+def test_what_a_folder_leaves_out(bare, tmp_path, capsys):  # noqa: F811
+    """Hidden folders and files; other kinds are counted; links are followed, but not in circles."""
+    folder, other = tmp_path / "in", tmp_path / "other"
+    for name in ("in/deep", "in/.thumbnails", "in/@eaDir", "other"):
+        (tmp_path / name).mkdir(parents=True)
+        small(0.5).save(tmp_path / name / "t.jpg")
+    shutil.copy(GRID, folder / "grid.HEIC")
+    for name in ("a.txt", "b.txt", "deep/c.pdf", "Makefile", ".hidden.txt"):
+        (folder / name).write_text("nothing")
+    (folder / "link").symlink_to(other, target_is_directory=True)
+    (folder / "deep" / "circle").symlink_to(folder, target_is_directory=True)
+    (other / "circle").symlink_to(other, target_is_directory=True)
+    code, rows, out, err = answers(bare, tmp_path, capsys, folder, "--crops", "--no_draw")
+    assert code == 0 and err == []
+    names = ["deep/t.jpg", "grid.HEIC", "link/t.jpg"]
+    assert [row["source"] for row in rows] == [str(folder / name) for name in names]
+    kinds = "2 .txt, 1 without suffix, 1 .pdf"
+    [line] = [line for line in out if "left out" in line]
+    assert line.startswith(f"{folder}: 4 other files left out: ")
+    assert sorted(line.partition("out: ")[2].split(", ")) == sorted(kinds.split(", "))
+
+
+def test_control_characters_are_not_printed(bare, tmp_path, capsys):  # noqa: F811
+    """Those in names might clear the screen, or forge a line."""
+    good, bad = tmp_path / "a\x1b[2Jb\nc.png", tmp_path / "\u202egnp.txt"
+    small(0.5).save(good)
+    bad.write_text("text")
+    code, rows, out, err = answers(bare, tmp_path, capsys, good, bad)
+    assert code == 1 and [row["source"] for row in rows] == [str(good)]
+    assert any(r"a\x1b[2Jb\nc.png: face 1: " in line for line in out)
+    assert [r"\u202egnp.txt: " in line for line in err] == [True]
+
+
+# ---- Videos
+
+
+def matrix_of(turns, mirrored):
+    """A display matrix as 9 integers: mirrored about the vertical axis, then turned clockwise."""
+    a, b, c, d = -1 if mirrored else 1, 0, 0, 1
+    for _ in range(turns):
+        a, b, c, d = -b, a, -d, c
+    return a << 16, b << 16, 0, c << 16, d << 16, 0, 0, 0, 1 << 30
+
+
+@pytest.mark.parametrize("turns", range(4))
+@pytest.mark.parametrize("mirrored", [False, True])
+def test_display_matrices(turns, mirrored, tmp_path):
+    """A picture of four colours whose file says how a player is to show it."""
+    picture = np.zeros((48, 64, 3), np.uint8)
+    picture[:24, :32], picture[:24, 32:], picture[24:, :32] = (200, 0, 0), (0, 200, 0), (0, 0, 200)
+    path = tmp_path / "film.mp4"
+    save_video(path, [Image.fromarray(picture)] * 2, "mpeg4")
+    content, numbers = path.read_bytes(), struct.Struct(">9i")
+    begin = content.index(numbers.pack(*matrix_of(0, False)), content.index(b"tkhd"))
+    matrix = numbers.pack(*matrix_of(turns, mirrored))
+    path.write_bytes(content[:begin] + matrix + content[begin + 36 :])
+    due = np.rot90(picture[:, ::-1] if mirrored else picture, -turns)
+    clip = predict.new_clip()
+    for _, pixels in media.read_video(path, clip, pytest.fail):
+        assert pixels.shape == due.shape
+        assert np.abs(pixels.astype(int) - due).mean() < 12
+
+
+def test_the_film_and_not_its_cover(bare, tmp_path, capsys):  # noqa: F811
+    path = tmp_path / "film.mp4"
+    with av.open(path, "w") as container:
+        film, cover = (container.add_stream(name, 30) for name in ("mpeg4", "mjpeg"))
+        cover.disposition = av.stream.Disposition.attached_pic.value
+        for stream, pixel_format in ((film, "yuv420p"), (cover, "yuvj420p")):
+            stream.width, stream.height, stream.pix_fmt = 200, 128, pixel_format
+        container.mux(cover.encode(av.VideoFrame.from_image(Image.new("RGB", (200, 128)))))
+        for picture in moving(3):
+            container.mux(film.encode(av.VideoFrame.from_image(picture)))
+        for stream in (film, cover):
+            container.mux(stream.encode())
+    # the cover is metadata (udta); FFmpeg lists it first if it comes before the film (trak)
+    content = path.read_bytes()
+    track, data = (content.index(name) - 4 for name in (b"trak", b"udta"))
+    end = data + int.from_bytes(content[data : data + 4], "big")
+    parts = content[:track], content[data:end], content[track:data], content[end:]
+    path.write_bytes(b"".join(parts))
+    with av.open(path) as container:
+        assert container.streams.video[0].codec_context.name == "mjpeg"
+    code, rows, _, err = answers(bare, tmp_path, capsys, path)
+    assert code == 0 and err == [] and len(split(rows)[0]) == 3
+
+
+def test_the_largest_of_two_streams(bare, tmp_path, capsys):  # noqa: F811
+    path = tmp_path / "film.mkv"
+    with av.open(path, "w") as container:
+        for size in ((64, 48), (200, 128)):
+            stream = container.add_stream("mpeg4", 30)
+            stream.width, stream.height, stream.pix_fmt = *size, "yuv420p"
+        for picture in moving(3):
+            for stream in container.streams.video:
+                image = picture.resize((stream.width, stream.height))
+                container.mux(stream.encode(av.VideoFrame.from_image(image)))
+        for stream in container.streams.video:
+            container.mux(stream.encode())
+    code, rows, _, err = answers(bare, tmp_path, capsys, path, "--crops")
+    note = "only one of its 2 video streams, the largest: number 2, 200x128"
+    assert code == 0 and err == [f"predict.py: warning: {path}: {note}"]
+    assert [row["right"] for row in split(rows)[0]] == ["200"] * 3
+
+
+@pytest.mark.parametrize("aspect, size", [((4, 3), (267, 128)), ((1, 2), (200, 256))])
+def test_pixels_that_are_not_square(aspect, size, bare, tmp_path, capsys):  # noqa: F811
+    """Faces and copy as a player shows them."""
+    path = tmp_path / "film.mp4"
+    with av.open(path, "w") as container:
+        stream = container.add_stream("libx264", 30)
+        stream.width, stream.height, stream.pix_fmt = 200, 128, "yuv420p"
+        stream.codec_context.sample_aspect_ratio = Fraction(*aspect)
+        picture = Image.new("RGB", size, GREY)
+        picture.paste(small(0.5), (40, 0))
+        for _ in range(3):
+            frame = av.VideoFrame.from_image(picture.resize((200, 128)))
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    code, rows, _, err = answers(bare, tmp_path, capsys, path)
+    assert code == 0 and err == []
+    assert all(near(row, PLACE / 2 + [40, 0, 40, 0]) for row in split(rows)[0])
+    assert read_video(tmp_path / "out" / "film.mp4")[1][0].shape[:2] == (size[1], size[0] // 2 * 2)
+
+
+def test_another_person_after_three_seconds(bare, tmp_path, capsys):  # noqa: F811
+    """At the same place, in a file that counts thousandths of a second, with a thousand pictures a
+    second by its own account."""
+    ticks = [*range(0, 1000, 33), *range(4000, 5000, 33)]
+    picture = Image.new("RGB", (200, 128), GREY)
+    picture.paste(small(0.5), (20, 0))
+    save_video(tmp_path / "film.mkv", [picture] * len(ticks), "mpeg4", ticks, rate=1000)
+    code, rows, _, err = answers(bare, tmp_path, capsys, tmp_path / "film.mkv")
+    assert code == 0 and err == []
+    frames, tracks = split(rows)
+    assert len(frames) == len(ticks)
+    assert [(row["face"], row["seconds"]) for row in tracks] == [("1", "0.0"), ("2", "4.0")]
+
+
+def test_times_never_go_back(tmp_path):
+    """AVI holds no times of pictures that were encoded in another order."""
+    path = tmp_path / "film.avi"
+    random = np.random.default_rng(1)
+    with av.open(path, "w") as container:
+        stream = container.add_stream("libx264", 25)
+        stream.options = {"bf": "2", "x264-params": "b-adapt=0:scenecut=0"}
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        for _ in range(12):
+            noise = random.integers(0, 255, (48, 64, 3), np.uint8)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(noise)))
+        container.mux(stream.encode())
+    with av.open(path) as container:
+        plain = [frame.time for frame in container.decode(video=0)]
+    assert plain != sorted(plain)
+    times = [seconds for seconds, _ in media.read_video(path, predict.new_clip(), pytest.fail)]
+    assert times == sorted(times) and len(times) == 12
+    assert np.abs(np.array(times) - np.arange(12) / 25).max() < 0.15
+
+
+@pytest.mark.parametrize("name", ["readme.txt", "group.nfo", "drawing.ans", "photo.jpg"])
+def test_text_is_no_video(name, bare, tmp_path, capsys):  # noqa: F811
+    (tmp_path / name).write_text("Dear reader,\n" * 500)
+    reason = failing(bare, tmp_path, capsys, tmp_path / name)
+    assert reason.startswith("neither an image nor a video (")
+
+
+def test_an_unknown_codec(bare, tmp_path, capsys):  # noqa: F811
+    path = tmp_path / "film.mkv"
+    save_video(path, moving(3), "mpeg4")
+    content = path.read_bytes()
+    assert b"V_MPEG4/ISO/ASP" in content
+    path.write_bytes(content.replace(b"V_MPEG4/ISO/ASP", b"V_OTHER/ISO/ASP"))
+    reason = failing(bare, tmp_path, capsys, path)
+    assert reason == "the codec of its video is unknown to FFmpeg; convert it to H.264"
+
+
+def test_a_copy_without_sound_is_told(bare, tmp_path, capsys):  # noqa: F811
+    path = tmp_path / "film.mp4"
+    with av.open(path, "w") as container:
+        film, sound = container.add_stream("mpeg4", 30), container.add_stream("aac", 44100)
+        film.width, film.height, film.pix_fmt = 200, 128, "yuv420p"
+        for picture in moving(3):
+            container.mux(film.encode(av.VideoFrame.from_image(picture)))
+        silence = np.zeros((1, 1024 * 2), np.float32)
+        frame = av.AudioFrame.from_ndarray(np.repeat(silence, 2, 0), "fltp", "stereo")
+        frame.sample_rate = 44100
+        container.mux(sound.encode(frame))
+        for stream in (film, sound):
+            container.mux(stream.encode())
+    code, rows, out, err = answers(bare, tmp_path, capsys, path)
+    assert code == 0 and err == [] and len(split(rows)[0]) == 3
+    assert f"{path}: the marked copy is without its sound" in out
+    code, _, out, _ = answers(bare, tmp_path, capsys, path, "--no_draw")
+    assert code == 0 and not any("its sound" in line for line in out)
+
+
+def test_sound_alone_is_no_video(bare, tmp_path, capsys):  # noqa: F811
+    path = tmp_path / "song.mp4"
+    with av.open(path, "w") as container:
+        sound = container.add_stream("aac", 44100)
+        frame = av.AudioFrame.from_ndarray(np.zeros((2, 2048), np.float32), "fltp", "stereo")
+        frame.sample_rate = 44100
+        container.mux(sound.encode(frame))
+        container.mux(sound.encode())
+    assert failing(bare, tmp_path, capsys, path) == "no video in it"
