@@ -87,9 +87,10 @@ def walk(folder):
 
 
 # %% Images
-def read_image(path, warn):
-    """uint8 (height, width, 3) of an image, turned as its EXIF orientation says. ``warn`` is called
-    with what is left out. PIL.UnidentifiedImageError if the file may hold a video instead."""
+def read_image(path, warn, turn=True):
+    """uint8 (height, width, 3) of an image, with ``turn`` turned as its EXIF orientation says.
+    ``warn`` is called with what is left out. PIL.UnidentifiedImageError if the file may hold a
+    video instead."""
     PIL.Image.init()
     with open(path, "rb") as file:
         begin = file.read(12)
@@ -97,13 +98,15 @@ def read_image(path, warn):
         register_heic()
     with warnings.catch_warnings():
         warnings.simplefilter("error", PIL.Image.DecompressionBombWarning)
-        with PIL.Image.open(path, formats=[f for f in FORMATS if f in PIL.Image.ID]) as image:
+        formats = [name for name in FORMATS if name in PIL.Image.ID]
+        # not by its name: Pillow would map an uncompressed TIFF, and turn what it maps wrongly
+        with open(path, "rb") as file, PIL.Image.open(file, formats=formats) as image:
             count = getattr(image, "n_frames", 1)
             if image.format == "GIF" and count > 1:
                 raise PIL.UnidentifiedImageError("animated")
             if count > 1 and image.format != "MPO":  # the others of which are previews and the like
                 warn(f"only the first of {count} pictures in it")
-            return np.asarray(upright(image))
+            return np.asarray(as_rgb(image, turn))
 
 
 def register_heic():
@@ -115,11 +118,13 @@ def register_heic():
     pi_heif.register_heif_opener()
 
 
-def upright(image):
-    """A PIL image as RGB, turned as its EXIF orientation says; grey ones of 16 bits without their
-    lower 8, as the training scripts take them. ValueError if the range of its values is unknown."""
+def as_rgb(image, turn):
+    """A PIL image as RGB, with ``turn`` turned as its EXIF orientation says; grey ones of 16 bits
+    without their lower 8, as the training scripts take them. ValueError if the range of its values
+    is unknown."""
+    image.load()  # Pillow turns a TIFF file while loading it, and forgets its orientation
     # Pillow's exif_transpose also writes the EXIF data anew, and fails if any of them is odd
-    method = TURNS.get(image.getexif().get(ORIENTATION))
+    method = TURNS.get(image.getexif().get(ORIENTATION)) if turn else None
     if image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM")):
         image = PIL.Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
     if image.mode in ("I", "F"):

@@ -36,6 +36,7 @@ import PIL.Image
 import torch
 from PIL import ImageDraw, ImageFont
 from tqdm import tqdm
+from whole_files import written
 
 HERE = Path(__file__).resolve().parent
 LOSSES = ("ce", "coral", "ordinal")
@@ -161,18 +162,17 @@ def read_run(run):
         refuse(f"{run / 'run.json'}: its image_size, {size!r}, is no number from 32 to 1024")
     if hashlib.sha256((HERE / name).read_bytes()).hexdigest() != digest:
         warn(f"{name} has changed since this run")
-    return name, size, {key: bool(settings.get(key)) for key in ("channels_last", "amp", "flip")}
+    return name, size, {key: bool(settings.get(key)) for key in ("channels_last", "flip")}
 
 
 def load_model(args):
     """The network in a namespace, with all that preparing its input takes. Of a run with validation
     the weights of the best epoch are taken, since that is what the validation was for."""
     name, size = args.script, args.image_size or 120
-    settings = dict.fromkeys(("channels_last", "amp", "flip"), False)
+    settings = dict.fromkeys(("channels_last", "flip"), False)
     weights = args.weights
     if args.run:
         name, size, settings = read_run(args.run)
-        settings["amp"] &= args.cuda >= 0
         if not weights:
             best = args.run / "best_model.pt"
             weights = best if best.exists() else args.run / "model.pt"
@@ -370,7 +370,8 @@ def read_inputs(paths, args, model, fail, bar):
         clip, note = None, functools.partial(warn, source)
         try:
             try:
-                pixels = media.read_image(path, note)
+                # crops are turned if those were that the script has learned from
+                pixels = media.read_image(path, note, not args.crops or model.script.UPRIGHT)
             except PIL.UnidentifiedImageError:
                 clip = new_clip()
                 frames = media.read_video(path, clip, note)
@@ -487,20 +488,6 @@ def mean_estimate(track, model):
 
 
 # %% Output
-@contextmanager
-def written(path, mode="wb", **options):
-    """A file to write to, which becomes ``path`` when all of it is on the disk."""
-    temporary = path.with_name(path.name + ".tmp")
-    try:
-        with open(temporary, mode, **options) as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
 @functools.cache
 def font(size):
     return ImageFont.load_default(size)

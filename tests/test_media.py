@@ -403,3 +403,32 @@ def test_sound_alone_is_no_video(bare, tmp_path, capsys):  # noqa: F811
         container.mux(sound.encode(frame))
         container.mux(sound.encode())
     assert failing(bare, tmp_path, capsys, path) == "no video in it"
+
+
+@pytest.mark.parametrize("orientation", [1, 3, 6, 8])
+def test_tiff_files_are_turned_once(orientation, tmp_path):
+    """Pillow turns them while it loads them (and wrongly where it maps an uncompressed one)."""
+    pixels = np.arange(6, dtype=np.uint8).reshape(2, 3) * 40
+    image = Image.fromarray(pixels)
+    image.save(tmp_path / "photo.tif", tiffinfo={0x0112: orientation})
+    upright = np.rot90(pixels, {1: 0, 3: 2, 6: -1, 8: 1}[orientation])
+    found = media.read_image(tmp_path / "photo.tif", print)
+    assert np.array_equal(found[:, :, 0], upright)
+
+
+def test_crops_are_turned_as_the_script_turns_them(tmp_path):
+    """What --crops shows the network is what the script trains on: the paper's scripts ignore the
+    EXIF orientation, as the reference does, the others go by it."""
+    pixels = np.zeros((60, 60, 3), np.uint8)
+    pixels[:30] = 255
+    exif = Image.Exif()
+    exif[0x0112] = 6  # the top is on the right
+    Image.fromarray(pixels).save(tmp_path / "photo.png", exif=exif)
+    for name, turned in (("utk-coral", False), ("faces-coral", True)):
+        script = load(ROOT / "model-code" / f"{name}.py")
+        with Image.open(tmp_path / "photo.png") as image:
+            trained = script.prepare_image(image, 40)
+        shown = media.read_image(tmp_path / "photo.png", print, script.UPRIGHT)
+        assert np.array_equal(script.prepare_image(Image.fromarray(shown), 40), trained)
+        corners = trained[0, 5, 5], trained[0, 5, 35], trained[0, 35, 5], trained[0, 35, 35]
+        assert corners == ((0, 255, 0, 255) if turned else (255, 255, 0, 0))
