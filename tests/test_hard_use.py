@@ -12,6 +12,7 @@ import subprocess
 import sys
 from types import SimpleNamespace
 
+import media
 import numpy as np
 import pandas as pd
 import PIL.Image
@@ -23,7 +24,6 @@ from torch import nn
 AFAD = ROOT / "model-code" / "afad-coral.py"
 SAMPLE = ROOT / "datasets" / "sample" / "afad"
 SUMMARIZE = load(ROOT / "model-code" / "summarize.py")
-PREDICT = load(ROOT / "model-code" / "predict.py")
 MAKE_CSV = load(ROOT / "datasets" / "train-test-csv" / "make-csv.py")
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc or writes /dev/full")
@@ -294,7 +294,7 @@ def test_images_of_16_bits(module, tmp_path):
             assert deep.mode == mode
             pixels = module.prepare_image(deep, 15)
         assert (pixels == shades).all()
-        assert (PREDICT.read_image(tmp_path / name) == shades[:, :, None]).all()
+        assert (media.read_image(tmp_path / name, print) == shades[:, :, None]).all()
 
 
 def test_no_other_program_is_started(tmp_path):
