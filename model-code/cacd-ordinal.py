@@ -526,7 +526,7 @@ SETTINGS = {  # option: (paper, fast, lowest, highest, meaning); what has no low
     "cache_dir": (None, None, None, None, "folder for the decoded pixels; None: temporary files'"),
 }
 PATHS = {name for name, row in SETTINGS.items() if row[2] is None}
-FREE_ON_RESUME = {*PATHS, *"outpath cuda log_every checkpoint_minutes resume overwrite".split()}
+FREE_ON_RESUME = PATHS | {"cuda", "log_every", "checkpoint_minutes", "trust_csv"}
 
 
 def refuse(message, code=2):
@@ -593,7 +593,7 @@ def parse_settings(argv, earlier=None):
 
 # %% Reading and decoding [all]
 def read_table(csv):
-    """The rows of a CSV as text, without the blanks around them, and its SHA-256."""
+    """The rows of a CSV as text, without blanks around all but file names, and its SHA-256."""
     try:
         content = csv.read_bytes()
         table = pd.read_csv(io.BytesIO(content), dtype=str, keep_default_na=False)
@@ -604,8 +604,10 @@ def read_table(csv):
     # where rows are longer than the header pandas makes row names of their first fields
     regular = len(table) and isinstance(table.index, pd.RangeIndex)
     need(regular, f"{csv}: no rows below the header, or rows with more fields than it has")
-    table = table.rename(columns=str.strip).apply(lambda column: column.str.strip())
+    table = table.rename(columns=str.strip)
     need(table.columns.is_unique, f"{csv}: two columns have the same name: {', '.join(table)}")
+    for column in table.columns.drop(FILE_COLUMN, errors="ignore"):
+        table[column] = table[column].str.strip()
     return table, hashlib.sha256(content).hexdigest()
 
 
@@ -636,7 +638,6 @@ def check_genders(csv, table):
         row, value = wrong[0], given[wrong[0]]
         must = f"must be {GENDER_VALUES}, or empty where it is unknown"
         refuse(f"{csv}: row {row + 1}: {GENDER_COLUMN} is {value!r}, {must}")
-    need(genders.notna().any(), f"{csv}: --gender 1, but no row has a gender")
     return genders.to_numpy(np.float32)
 
 
@@ -647,13 +648,16 @@ def read_split(csv, args):
     for column in (FILE_COLUMN, "age", GENDER_COLUMN) if args.gender else (FILE_COLUMN, "age"):
         has = f"needs a column {column!r}, has {', '.join(table)} (see {__file__})"
         need(column in table, f"{csv}: {has}")
+    # a file's name may begin or end with a blank, but most blanks there are the table's
+    exists = functools.cache(lambda name: os.path.isfile(os.path.join(args.image_path, name)))
+    names = [name if exists(name) else name.strip() for name in table[FILE_COLUMN]]
+    missing = np.array([not exists(name) for name in names])
+    files = np.array([os.path.join(args.image_path, name) for name in names], object)
+    table[FILE_COLUMN] = names
     labels = check_labels(csv, table, args.trust_csv)
     genders = check_genders(csv, table) if args.gender else np.full(len(table), np.nan, np.float32)
     facts = {"csv": str(csv), "csv_sha256": digest}
 
-    files = np.array([os.path.join(args.image_path, name) for name in table[FILE_COLUMN]], object)
-    there = {file: os.path.isfile(file) for file in set(files)}
-    missing = np.array([not there[file] for file in files])
     if missing.any():
         rows = ", ".join(f"row {row + 1}: {files[row]}" for row in np.flatnonzero(missing)[:3])
         count = f"{missing.sum()} of {len(files)} image files are missing"
@@ -665,6 +669,8 @@ def read_split(csv, args):
         facts["missing_sha256"] = hashlib.sha256(names.encode()).hexdigest()
         warn(f"{csv}: {count}, their rows are left out")
 
+    known = not args.gender or np.isfinite(genders[~missing]).any()
+    need(known, f"{csv}: --gender 1, but no row has a gender")
     facts["rows"] = int((~missing).sum())
     kept = SimpleNamespace(table=table[~missing].reset_index(drop=True), facts=facts)
     kept.rows = np.flatnonzero(~missing) + 1  # as messages count them
@@ -689,8 +695,9 @@ def as_rgb(image):
         raise ValueError("floats or 32-bit integers: save it with 8 or 16 bits a channel")
     if UPRIGHT:
         image.load()  # Pillow turns TIFF files itself, and takes the tag away
-        turn = TURNS.get(image.getexif().get(0x0112))
-        image = image if turn is None else image.transpose(turn)
+        with contextlib.suppress(Exception):  # Pillow raises many kinds on damaged tags
+            turn = TURNS.get(image.getexif().get(0x0112))
+            image = image if turn is None else image.transpose(turn)
     if image.mode.startswith("I"):  # convert would clip all above 255
         image = PIL.Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
     return image.convert("RGB")
@@ -705,13 +712,15 @@ def load_pixels(splits, args):
     folder, leads = args.cache_dir, LOCAL_RANK == 0
     try:
         folder = folder or Path(tempfile.gettempdir())
-        path = folder / f"coral-pixels-{os.getpid()}"
+        path = folder.resolve() / f"coral-pixels-{os.getpid()}"
         if leads:
             np.memmap(path, np.uint8, "w+", shape=shape)
         # the first process of each machine tells the others there
         places = all_gather((platform.node(), path if leads else None))
         if not leads:
-            path = next(path for node, path in places if path and node == platform.node())
+            mine = [path for node, path in places if path and node == platform.node()]
+            need(mine, "no process of LOCAL_RANK 0 runs on this machine to decode the images")
+            path = mine[0]
         pixels = np.memmap(path, np.uint8, "r+", shape=shape)
         wait_for_all()
         if leads and os.name == "posix":
@@ -915,6 +924,11 @@ def save_predictions(args, prefix, split, probas, male):
     write_file(args.outpath / f"{prefix}test_probas.npy", lambda file: np.save(file, probas))
 
 
+def plain(args):
+    """The settings as run.json has them."""
+    return {k: str(v) if isinstance(v, Path) else v for k, v in vars(args).items()}
+
+
 def describe(args, splits, device):
     """run.json, as it is before training."""
     median = splits["train"].labels.median()
@@ -927,7 +941,7 @@ def describe(args, splits, device):
     facts["script_sha256"] = hashlib.sha256(script.read_bytes()).hexdigest()
     facts |= {"dataset": DATASET, "loss": LOSS, "gender": args.gender, "seed": args.seed}
     facts |= {"num_classes": NUM_CLASSES, "youngest_age": YOUNGEST_AGE, "device": str(device)}
-    facts["settings"] = {k: str(v) if isinstance(v, Path) else v for k, v in vars(args).items()}
+    facts["settings"] = plain(args)
     facts["versions"] = {"python": sys.version.split()[0], **versions}
     facts["data"] = {name: split.facts for name, split in splits.items()}
     return facts | {"processes": PROCESSES, "status": "running", "minutes": 0.0, "metrics": {}}
@@ -1027,6 +1041,8 @@ def restore(checkpoint, args, state):
     if RANK == 0:
         for name, size in sizes.items():
             os.truncate(args.outpath / name, size)
+        facts = json.loads((args.outpath / "run.json").read_bytes())
+        write_facts(args, facts | {"settings": plain(args)})  # paths and device may be others now
 
 
 def earlier_run(argv, args):
@@ -1044,6 +1060,8 @@ def earlier_run(argv, args):
         checkpoint = read_tensors(path) if resumable else None
         if checkpoint and checkpoint["run"] != [before["script"], before["seed"]]:
             raise ValueError("not a checkpoint of this run")
+        if checkpoint and "epoch_cost" not in checkpoint and "total" in checkpoint:
+            raise ValueError("written by an older version of the script, which can finish the run")
     with reading(path := args.outpath / "best_model.pt"):
         if checkpoint and checkpoint["progress"]["best"]:
             read_tensors(path)
@@ -1088,13 +1106,14 @@ def init_backbone(model, path):
                 tensor.copy_(given[name].view_as(tensor))
 
 
-def build_model(args, splits):
-    """The network with its first weights, which depend on nothing but the seed and the options."""
+def build_model(args, splits, checkpoint):
+    """The network with its first weights, which depend on nothing but the seed and the options (a
+    ``checkpoint`` will replace them)."""
     torch.manual_seed(args.seed)  # nothing else may draw from here to the first pass
     model = ResNet34(args.gender, args.seed)
     if args.prior_bias:
         set_prior_bias(model, splits["train"].labels)
-    if args.init_from:
+    if args.init_from and not checkpoint:
         init_backbone(model, args.init_from)
     return model
 
@@ -1133,7 +1152,10 @@ def train_and_test(args, before, checkpoint):
     # data and model
     csvs = {"train": args.train_csv, "valid": args.valid_csv, "test": args.test_csv}
     splits = {n: read_split(c, args) for n, c in csvs.items() if c}
-    model = build_model(args, splits)
+    lacking = [split.facts.get("missing_sha256") for split in splits.values()]
+    same = all(other == lacking for other in all_gather(lacking))
+    need(same, "--skip_missing 1: on some machines other images are missing than on this one")
+    model = build_model(args, splits, checkpoint)
     load_pixels(splits, args)
     if device.type == "cuda" and PROCESSES > 1:
         model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
@@ -1200,7 +1222,8 @@ def main(argv=None):
     handlers = {n: signal.signal(n, note_signal) for n in (signal.SIGTERM, signal.SIGINT)}
     try:
         if PROCESSES > 1:
-            backends = "gloo" if args.cuda < 0 else "cpu:gloo,cuda:nccl"
+            # --cuda may stand in the run.json of a run to resume, which is not read yet
+            backends = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
             dist.init_process_group(backends, timeout=timedelta(days=1))  # decoding may take hours
         with locked(args.outpath):
             start_or_resume(argv, args)

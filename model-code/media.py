@@ -5,6 +5,7 @@ raises ValueError, which says why, or what those libraries raise.
 """
 
 import collections
+import contextlib
 import math
 import os
 import warnings
@@ -49,7 +50,9 @@ def find_files(words, out):
             inside = [p for p in walk(path) if out not in p.resolve().parents]
             found = [p for p in inside if p.suffix.lower() in suffixes]
             others = collections.Counter(
-                p.suffix.lower() or "without suffix" for p in inside if p not in set(found)
+                p.suffix.lower() or "without suffix"
+                for p in inside
+                if p.suffix.lower() not in suffixes
             )
             kinds = ", ".join(f"{count} {kind}" for kind, count in others.most_common())
             if not found:
@@ -124,7 +127,10 @@ def as_rgb(image, turn):
     is unknown."""
     image.load()  # Pillow turns a TIFF file while loading it, and forgets its orientation
     # Pillow's exif_transpose also writes the EXIF data anew, and fails if any of them is odd
-    method = TURNS.get(image.getexif().get(ORIENTATION)) if turn else None
+    method = None
+    if turn:
+        with contextlib.suppress(Exception):  # Pillow raises many kinds on damaged tags
+            method = TURNS.get(image.getexif().get(ORIENTATION))
     if image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM")):
         image = PIL.Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
     if image.mode in ("I", "F"):

@@ -232,6 +232,50 @@ def test_checkpoints_of_another_content(forge, module, words, tmp_path, capsys):
     assert {file.name: file.read_bytes() for file in out.iterdir()} == before
 
 
+def test_resuming_where_other_things_are_gone(module, words, tmp_path, capsys):
+    """The weights to start from are not needed again; where the images have moved is told once, and
+    the settings of a run begun before an option existed are that option's defaults."""
+    out, evaluate_all, start = tmp_path / "run", module.evaluate_all, tmp_path / "start.pt"
+    torch.save(module.ResNet34().state_dict(), start)
+    module.evaluate_all = lambda *args: module.refuse("stopped", 1)
+    refusal(capsys, 1, module.main, [*words, f"--init_from={start}", "--seed=7"])
+    start.unlink()
+    facts = json.loads((out / "run.json").read_text())
+    assert facts["settings"].pop("augment") == 0
+    (out / "run.json").write_text(json.dumps(facts))
+    moved = tmp_path / "moved"
+    shutil.copytree(facts["settings"]["image_path"], moved)
+    again = [f"--outpath={out}", "--resume"]
+    refusal(capsys, 1, module.main, [*again, f"--image_path={moved}", "--trust_csv=1"])
+    facts = json.loads((out / "run.json").read_text())
+    assert facts["settings"]["image_path"] == str(moved) and facts["seed"] == 7
+    assert "--lr was" in refusal(capsys, 2, module.main, [*again, "--lr=0.1"])
+    module.evaluate_all = evaluate_all
+    module.main(again)
+    assert json.loads((out / "run.json").read_text())["status"] == "finished"
+
+
+def test_a_checkpoint_of_an_older_version(module, words, tmp_path, capsys):
+    module.evaluate_all = lambda *args: module.refuse("stopped", 1)
+    refusal(capsys, 1, module.main, words)
+    path = tmp_path / "run" / "checkpoint.pt"
+    state = torch.load(path, weights_only=True)
+    state["total"] = state.pop("epoch_cost")
+    torch.save(state, path)
+    err = refusal(capsys, 2, module.main, [*words, "--resume"])
+    assert "written by an older version of the script, which can finish the run" in err
+
+
+def test_names_that_begin_with_a_blank(module, tmp_path):
+    """They are files' names; blanks that no file has are the table's."""
+    image = next(module.IMAGE_PATH.rglob("*.jpg"))
+    for name in (" a.jpg", "b.jpg"):
+        shutil.copy(image, tmp_path / name)
+    (tmp_path / "rows.csv").write_text("path,age\n a.jpg,3\n b.jpg ,4\n")
+    split = read_split(module, tmp_path / "rows.csv", tmp_path)
+    assert split.files == [str(tmp_path / " a.jpg"), str(tmp_path / "b.jpg")]
+
+
 def test_damaged_best_model(module, words, tmp_path, capsys):
     """Is found when a run goes on, not when it ends."""
     out = tmp_path / "run"
