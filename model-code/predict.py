@@ -162,7 +162,8 @@ def read_run(run):
         refuse(f"{run / 'run.json'}: its image_size, {size!r}, is no number from 32 to 1024")
     if hashlib.sha256((HERE / name).read_bytes()).hexdigest() != digest:
         warn(f"{name} has changed since this run")
-    return name, size, {key: bool(settings.get(key)) for key in ("channels_last", "flip")}
+    switches = {key: bool(settings.get(key)) for key in ("channels_last", "flip")}
+    return name, size, switches, {key: facts.get(key) for key in ("num_classes", "youngest_age")}
 
 
 def load_model(args):
@@ -170,9 +171,9 @@ def load_model(args):
     the weights of the best epoch are taken, since that is what the validation was for."""
     name, size = args.script, args.image_size or 120
     settings = dict.fromkeys(("channels_last", "flip"), False)
-    weights = args.weights
+    weights, ages = args.weights, {}
     if args.run:
-        name, size, settings = read_run(args.run)
+        name, size, settings, ages = read_run(args.run)
         if not weights:
             best = args.run / "best_model.pt"
             weights = best if best.exists() else args.run / "model.pt"
@@ -194,6 +195,10 @@ def load_model(args):
             refuse(f"{weights}: does not fit {name}: {found}")
         if not finite[key]:
             refuse(f"{weights}: {key!r} is not finite: that training had diverged")
+    for key, value in ages.items():
+        ours = getattr(script, key.upper())
+        if value not in (None, ours):
+            refuse(f"{args.run / 'run.json'}: its {key} is {value!r}, that of {name} is {ours}")
     network.load_state_dict(state)
     device = torch.device("cuda", args.cuda) if args.cuda >= 0 else torch.device("cpu")
     network.eval().to(device)

@@ -1095,6 +1095,11 @@ def test_no_other_script_is_run(name, run, tmp_path, capsys, monkeypatch):
         (lambda run: change(run, settings={"image_size": 10**9}), "its image_size, 1000000000, is"),
         (lambda run: change(run, settings={"image_size": "a"}), "its image_size, 'a', is"),
         (lambda run: change(run, script="utk-coral.py"), "does not fit utk-coral.py: 'linear_1"),
+        (
+            lambda run: change(run, youngest_age=3),
+            "its youngest_age is 3, that of afad-coral.py is",
+        ),
+        (lambda run: change(run, num_classes=[]), "its num_classes is [], that of afad-coral.py"),
     ],
 )
 def test_bad_run_folders(spoil, message, run, tmp_path, capsys):
