@@ -362,7 +362,7 @@ def train(model, splits, args, device, checkpoint=None):
 
             # forward and cost
             cost = batch_cost(state.network, split, rows, mine, images, imp, args, device)
-            state.epoch_cost += cost.detach() * len(rows)
+            state.epoch_cost += cost.detach().double() * len(rows)
             # on CUDA, reading the cost makes the device wait: only where it is logged
             if device.type == "cpu" or number % args.log_every == 0:
                 cost_value = all_sum(cost.detach().clone()).item()
@@ -990,7 +990,9 @@ def training_state(model, splits, args, device, checkpoint):
         schedule=schedule,
         progress=progress,
         rng=torch.get_rng_state(),  # when the epoch began
-        epoch_cost=torch.zeros((), device=device),  # this process's part, summed over images
+        # this process's part, summed over images; in double precision sums of float32 are exact,
+        # so that it does not matter how a checkpoint shares them out
+        epoch_cost=torch.zeros((), dtype=torch.float64, device=device),
     )
     if checkpoint:
         restore(checkpoint, args, state)
