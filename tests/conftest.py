@@ -18,9 +18,7 @@ PAPER = [  # the paper's twelve among them
     for loss in ("ce", "coral", "ordinal")
 ]
 
-sys.path.append(str(MODEL_CODE))  # the tools import modules that lie beside them
-
-sys.path.insert(0, str(ROOT / "model-code"))  # where predict.py finds what it imports
+sys.path.insert(0, str(MODEL_CODE))  # the tools import modules that lie beside them
 
 # the tests run side by side (pyproject.toml), each on one core, and what they start as well
 os.environ.setdefault("OMP_NUM_THREADS", "1")
