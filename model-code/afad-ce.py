@@ -263,18 +263,18 @@ def optimisation(model, args, steps):
     """The optimiser, Adam or with weight decay AdamW, and the schedule of its learning rate over
     ``steps``: constant, or with --onecycle 1 from lr/25 up to lr in the first fifth and down to
     lr/250,000, both along a cosine."""
-    # without weight decay AdamW is Adam, to the bit
-    optimizer = torch.optim.AdamW(model.parameters(), args.lr, weight_decay=args.weight_decay)
+    # without weight decay AdamW is Adam, to the bit if it is not fused
+    how = {"weight_decay": args.weight_decay, "fused": bool(args.fused)}
+    optimizer = torch.optim.AdamW(model.parameters(), args.lr, **how)
     if not args.onecycle:
         return optimizer, torch.optim.lr_scheduler.ConstantLR(optimizer, factor=1)
-    # fewer steps would leave none to rise in
+    # fewer than 6 steps would leave none to rise in
     cycle = {"total_steps": max(steps, 6), "pct_start": 0.2, "cycle_momentum": False}
     return optimizer, torch.optim.lr_scheduler.OneCycleLR(optimizer, args.lr, **cycle)
 
 
 def gender_cost_fn(logits, genders):
-    """Binary cross-entropy of P(male) of each image, 0 where the gender is unknown (nan);
-    (batch,)."""
+    """Binary cross-entropy of P(male) by image, 0 where the gender is unknown (nan); (batch,)."""
     costs = F.binary_cross_entropy_with_logits(logits, genders.nan_to_num(), reduction="none")
     return torch.where(genders.isnan(), 0, costs)
 
@@ -393,11 +393,16 @@ def compute_mae_and_mse(labels, predicted):
 
 
 @torch.no_grad()
-def predict_batch(model, images, device, args):
+def predict_batch(model, images, device, args, training=False):
     """Probabilities (n, K-1), for ce (n, K), and P(male) (n,), 0 without a gender output, of uint8
-    (n, 3, S, S); with --flip 1 the means of those of each image and its mirror image."""
+    (n, 3, S, S); with --flip 1 the means of those of each image and its mirror image, with --shifts
+    1 of the image moved by a pixel to each corner, unless these are ``training`` images."""
     images = to_device(images, device, args)
     views = [images, images.flip(3)] if args.flip else [images]
+    if args.shifts and not training:  # with --flip 1 two of the four are mirrored
+        larger, size = F.pad(images, (1, 1, 1, 1), mode="replicate"), images.shape[-1]
+        views = [larger[..., y : y + size, x : x + size] for y in (0, 2) for x in (0, 2)]
+        views[1:3] = [view.flip(3) if args.flip else view for view in views[1:3]]
     probas, male = 0, torch.zeros(len(images), device=device)
     for view in views:
         logits, gender_logits = model(view)  # in float32 also with --amp 1
@@ -415,7 +420,7 @@ def evaluate(model, split, args, device, training=False):
     same_in_all_processes(model)
     probas, male = torch.zeros(len(split.files), NUM_PROBAS), torch.zeros(len(split.files))
     for _, rows, mine, images in batches(split, args, training):
-        some_probas, some_male = predict_batch(model, images, device, args)
+        some_probas, some_male = predict_batch(model, images, device, args, training)
         count = len(rows[mine])
         probas[rows[mine]], male[rows[mine]] = some_probas[:count].cpu(), some_male[:count].cpu()
         exit_on_signal(*all_max(stop.signal), args)  # all end if any has got one
@@ -450,8 +455,7 @@ def validate(epoch, split, args, device, state):
 
 
 def evaluate_all(model, prefix, splits, args, device):
-    """Evaluate all splits, once training has ended, and save the test predictions. Returns the
-    metrics and the log's lines."""
+    """The metrics of all splits, and the log's lines of them; saves the test predictions."""
     metrics, lines = {}, ["MAE/RMSE:", "Gender accuracy:"]
     for name, split in splits.items():
         probas, male = evaluate(model, split, args, device, training=name == "train")
@@ -488,8 +492,10 @@ SETTINGS = {  # option: (paper, fast, lowest, highest, meaning); what has no low
     "lr": (0.0005, 0.001, 1e-12, 1e3, "learning rate; the highest one with --onecycle 1"),
     "onecycle": (0, 1, 0, 1, "1: the learning rate rises for a fifth of the steps, then falls"),
     "weight_decay": (0.0, 0.05, 0, 1e3, "decoupled weight decay; Adam becomes AdamW"),
+    "fused": (0, 1, 0, 1, "1: the optimiser's step in one pass (faster, rounded otherwise)"),
     "average": (0.0, 0.998, 0, 0.999999, "decay of the averaged weights that are evaluated"),
     "flip": (0, 1, 0, 1, "1: mirror training images at random; answer for image and mirror image"),
+    "shifts": (0, 0, 0, 1, "1: answer for the image moved by a pixel to each corner (four views)"),
     "augment": (0, 0, 0, 1, "1: turn, scale, move and recolour training images at random"),
     "numworkers": (4, 4, 1, 1024, "data streams; another number gives other crops"),
     "cuda": (-1, -1, -1, 1023, "CUDA device number; -1: the CPU"),

@@ -44,6 +44,8 @@ LOSSES = ("ce", "coral", "ordinal")
 NAME = re.compile(rf"[a-z0-9]+-({'|'.join(LOSSES)})\.py")
 SCRIPTS = sorted(path.name for path in HERE.iterdir() if NAME.fullmatch(path.name))
 
+VIEWS = ("channels_last", "flip", "shifts")  # settings of a run that its answers depend on
+
 NOTE = (
     "Apparent ages, and a binary label for gender, as a network learned them from the photos and "
     "labels of one data set. Off by years for single persons, and unable to answer outside the "
@@ -162,7 +164,7 @@ def read_run(run):
         refuse(f"{run / 'run.json'}: its image_size, {size!r}, is no number from 32 to 1024")
     if hashlib.sha256((HERE / name).read_bytes()).hexdigest() != digest:
         warn(f"{name} has changed since this run")
-    switches = {key: bool(settings.get(key)) for key in ("channels_last", "flip")}
+    switches = {key: bool(settings.get(key)) for key in VIEWS}
     return name, size, switches, {key: facts.get(key) for key in ("num_classes", "youngest_age")}
 
 
@@ -170,7 +172,7 @@ def load_model(args):
     """The network in a namespace, with all that preparing its input takes. Of a run with validation
     the weights of the best epoch are taken, since that is what the validation was for."""
     name, size = args.script, args.image_size or 120
-    settings = dict.fromkeys(("channels_last", "flip"), False)
+    settings = dict.fromkeys(VIEWS, False)
     weights, ages = args.weights, {}
     if args.run:
         name, size, settings, ages = read_run(args.run)

@@ -21,7 +21,9 @@ PAPER = {  # SPEC: Adam at 0.0005, 200 epochs, batches of 256, crops of 120, not
     "weight_decay": 0.0,
     "prior_bias": 0,
     "flip": 0,
+    "shifts": 0,
     "augment": 0,
+    "fused": 0,
     "average": 0.0,
     "channels_last": 0,
 }
@@ -79,11 +81,39 @@ def test_answers_for_image_and_mirror_image(loss):
             logits, gender = model(batch / torch.tensor(255.0))
         expected.append((module.compute_probas(logits), torch.sigmoid(gender)))
     for flip in (0, 1):
-        args = SimpleNamespace(flip=flip, amp=0, channels_last=0)
+        args = SimpleNamespace(flip=flip, shifts=0, amp=0, channels_last=0)
         found = module.predict_batch(model, images.numpy(), torch.device("cpu"), args)
         for part, (straight, mirrored) in zip(found, zip(*expected, strict=True), strict=True):
             assert torch.allclose(part, (straight + mirrored) / 2 if flip else straight, atol=1e-6)
             assert not torch.allclose(straight, mirrored, atol=1e-6)
+
+
+@pytest.mark.parametrize("flip", [0, 1])
+def test_answers_for_moved_images(flip):
+    """With --shifts 1 the mean of four answers, of images moved by a pixel towards each corner with
+    the edge repeated, as numpy pads; --flip 1 mirrors the second and third. Training images
+    are answered for as without."""
+    module = load(SCRIPT)
+    torch.manual_seed(0)
+    model = module.ResNet34(gender=1).eval()
+    images = torch.randint(0, 256, (3, 3, 40, 40), dtype=torch.uint8).numpy()
+    padded, expected = np.pad(images, ((0, 0), (0, 0), (1, 1), (1, 1)), "edge"), []
+    for number, (down, right) in enumerate(((0, 0), (0, 2), (2, 0), (2, 2))):
+        moved = padded[:, :, down : down + 40, right : right + 40]
+        moved = moved[..., ::-1] if flip and number in (1, 2) else moved
+        with torch.no_grad():
+            logits, gender = model(torch.from_numpy(moved / np.float32(255)))
+        expected.append((torch.sigmoid(logits), torch.sigmoid(gender)))
+    args = SimpleNamespace(flip=flip, shifts=1, amp=0, channels_last=1)
+    found = module.predict_batch(model, images, torch.device("cpu"), args)
+    for part, four in zip(found, zip(*expected, strict=True), strict=True):
+        assert torch.allclose(part, torch.stack(four).mean(0), atol=1e-6)
+        assert not torch.allclose(four[0], four[3], atol=1e-6)
+
+    plain = SimpleNamespace(flip=flip, shifts=0, amp=0, channels_last=1)
+    as_training = module.predict_batch(model, images, torch.device("cpu"), args, training=True)
+    without = module.predict_batch(model, images, torch.device("cpu"), plain)
+    assert all(torch.equal(*pair) for pair in zip(as_training, without, strict=True))
 
 
 @pytest.mark.parametrize(
@@ -162,6 +192,6 @@ def test_bfloat16(tmp_path):
     images = np.random.default_rng(0).integers(0, 256, (3, 3, 40, 40), dtype=np.uint8)
     answers = []
     for amp in (0, 1):
-        args = SimpleNamespace(flip=1, amp=amp, channels_last=0)
+        args = SimpleNamespace(flip=1, shifts=0, amp=amp, channels_last=0)
         answers.append(module.predict_batch(model.eval(), images, torch.device("cpu"), args))
     assert all(torch.equal(a, b) for a, b in zip(*answers, strict=True))

@@ -651,7 +651,7 @@ def slow_errors(model, data, name):
 def test_learning_rate(steps):
     """Along a cosine from lr/25 up to lr in a fifth of the steps, along another down to
     lr/250,000; a run of fewer steps than 6 ends before."""
-    settings = SimpleNamespace(lr=0.003, onecycle=1, weight_decay=0.0)
+    settings = SimpleNamespace(lr=0.003, onecycle=1, weight_decay=0.0, fused=0)
     optimizer, schedule = load(SCRIPT).optimisation(torch.nn.Linear(1, 1), settings, steps)
     peak, last = 0.2 * max(steps, 6) - 1, max(steps, 6) - 1
     for step in range(steps):
@@ -662,7 +662,7 @@ def test_learning_rate(steps):
         assert optimizer.param_groups[0]["lr"] == pytest.approx(expected, rel=1e-9)
         optimizer.step()
         schedule.step()
-    constant = SimpleNamespace(lr=0.7, onecycle=0, weight_decay=0.0)
+    constant = SimpleNamespace(lr=0.7, onecycle=0, weight_decay=0.0, fused=0)
     optimizer, schedule = load(SCRIPT).optimisation(torch.nn.Linear(1, 1), constant, steps)
     for _ in range(8):
         optimizer.step()
