@@ -105,7 +105,7 @@ def cost_fn(logits, labels, imp):
 
 # %% ResNet-34 [all]
 class BasicBlock(nn.Module):
-    """Two 3x3 convolutions and a shortcut (He et al. 2016)."""
+    """Two 3x3 convolutions, multiplied by ``keep`` (batch,), and a shortcut (He et al. 2016)."""
 
     def __init__(self, in_channels, channels, stride):
         super().__init__()
@@ -118,15 +118,16 @@ class BasicBlock(nn.Module):
             shortcut = nn.Conv2d(in_channels, channels, 1, stride, bias=False)
             self.downsample = nn.Sequential(shortcut, nn.BatchNorm2d(channels))
 
-    def forward(self, x):
+    def forward(self, x, keep=None):
         shortcut = self.downsample(x) if self.downsample else x
         x = F.relu_(self.bn1(self.conv1(x)))
-        return F.relu_(self.bn2(self.conv2(x)) + shortcut)
+        x = self.bn2(self.conv2(x))
+        return F.relu_((x if keep is None else x * keep[:, None, None, None]) + shortcut)
 
 
 class ResNet34(nn.Module):
-    """ResNet-34 with the output layer of this script's loss: float32 (batch, 3, S, S) in [0, 1]
-    to the age logits, shaped as the loss has them, and the gender logits (batch,) or None."""
+    """float32 (batch, 3, S, S) in [0, 1], and the blocks' ``keep`` (batch, 16), to the age logits,
+    shaped as this script's loss has them, and the gender logits (batch,) or None."""
 
     def __init__(self, gender=0, seed=0):
         super().__init__()
@@ -156,9 +157,10 @@ class ResNet34(nn.Module):
                 torch.manual_seed(seed + 1)
                 self.fc_gender = nn.Linear(2048, 1)
 
-    def forward(self, x):
+    def forward(self, x, keep=None):
         x = self.maxpool(F.relu_(self.bn1(self.conv1(x))))
-        x = self.layer4(self.layer3(self.layer2(self.layer1(x))))
+        for i, block in enumerate([*self.layer1, *self.layer2, *self.layer3, *self.layer4]):
+            x = block(x, keep if keep is None else keep[:, i].to(x.dtype))
 
         if x.shape[-1] == 4:
             x = self.avgpool(x).flatten(1)
@@ -242,20 +244,59 @@ def to_device(images, device, args):
     return images.contiguous(memory_format=torch.channels_last) if args.channels_last else images
 
 
-def augment(images, draws):
+def augment(images, draws, level):
     """Images, float32 (n, 3, S, S) in [0, 1], changed by ``draws``, (n, 9) from [-1, 1): turned by
     up to 10 degrees, scaled by up to exp(0.12), moved by up to 3 % of S (edge pixels repeated), and
-    contrast changed by up to 30 %, brightness by 25 %, each colour by 7 %."""
-    angle, size = math.radians(10) * draws[:, 0], torch.exp(0.12 * draws[:, 1])
-    cos, sin, move = size * angle.cos(), size * angle.sin(), 0.06 * draws[:, 2:4]
+    contrast changed by up to 30 %, brightness by 25 %, each colour by 7 %. At ``level`` 2 turns,
+    scales and moves are twice as large, and with 12 draws more the images ``worsen``."""
+    angle, size = level * math.radians(10) * draws[:, 0], torch.exp(level * 0.12 * draws[:, 1])
+    cos, sin, move = size * angle.cos(), size * angle.sin(), level * 0.06 * draws[:, 2:4]
     matrix = torch.stack([cos, -sin, move[:, 0], sin, cos, move[:, 1]], 1).view(-1, 2, 3)
     grid = F.affine_grid(matrix, images.shape, align_corners=False)
     images = F.grid_sample(images, grid, padding_mode="border", align_corners=False)
 
-    draws = draws[:, 4:, None, None]
+    shades = draws[:, 4:9, None, None]
     mean = images.mean((1, 2, 3), keepdim=True)
-    images = (images - mean) * (1 + 0.3 * draws[:, :1]) + mean * (1 + 0.25 * draws[:, 1:2])
-    return (images * (1 + 0.07 * draws[:, 2:])).clamp(0, 1)
+    images = (images - mean) * (1 + 0.3 * shades[:, :1]) + mean * (1 + 0.25 * shades[:, 1:2])
+    images = (images * (1 + 0.07 * shades[:, 2:])).clamp(0, 1)
+    return worsen(images, draws[:, 9:]) if level == 2 else images
+
+
+def worsen(images, draws):
+    """Images, float32 (n, 3, S, S) in [0, 1], as photos may be, by ``draws``, (n, 12) from [-1, 1):
+    up to 40 % lighter or darker towards the right and the lower border, 15 % grey, 15 % each shrunk
+    to S/2 and to S/3 and enlarged again, half under a rectangle with sides of S/6 to S/2."""
+    numbers, size = draws[:, :, None, None], images.shape[-1]
+    right, down, grey, shrunk, hidden, left, top, width, height = numbers[:, :9].unbind(1)
+    x = torch.linspace(-1, 1, size, device=images.device)
+    light = 1 + 0.4 * (right * x + down * x[:, None])
+    images = (images * light[:, None]).clamp(0, 1)
+    images = torch.where(grey[:, None] > 0.7, images.mean(1, keepdim=True), images)
+
+    for factor in (2, 3):
+        some = ((shrunk + 0.3 * factor).flatten() - 1.45).abs() < 0.15
+        if some.any():
+            small = F.interpolate(images[some], [size // factor] * 2, mode="area")
+            images[some] = F.interpolate(small, [size] * 2, mode="bilinear", align_corners=False)
+
+    inside = (x - left).abs() < (2 + width) / 6
+    inside = inside & ((x[:, None] - top).abs() < (2 + height) / 6) & (hidden > 0)
+    return torch.where(inside[:, None], (1 + numbers[:, 9:]) / 2, images)
+
+
+def random_changes(images, args, step, count, some):
+    """``images`` as --augment changes them, and the blocks' ``keep`` with --drop_path, drawn by
+    seed and step for the whole batch of ``count``, of which these are ``some``: so resumed runs and
+    several processes draw the same."""
+    rng, keep = np.random.default_rng((args.seed, step)), None
+    if args.augment:
+        draws = rng.uniform(-1, 1, (count, 21 if args.augment == 2 else 9))[some]
+        images = augment(images, torch.tensor(draws).float().to(images.device), args.augment)
+    if args.drop_path:  # later blocks more often; those kept count for more, as the mean must stay
+        rates = args.drop_path * np.arange(1, 17) / 16
+        kept = (rng.random((count, 16))[some] >= rates) / (1 - rates)
+        keep = torch.tensor(kept).float().to(images.device)
+    return images, keep
 
 
 # %% Optimisation and training [all]
@@ -279,11 +320,11 @@ def gender_cost_fn(logits, genders):
     return torch.where(genders.isnan(), 0, costs)
 
 
-def batch_cost(network, split, rows, mine, images, imp, args, device):
-    """The mean age cost over the images of the batch ``rows``, with --gender 1 plus the mean gender
-    cost over those of known gender; of several processes each has its part of both sums."""
+def batch_cost(network, split, rows, mine, inputs, imp, args, device):
+    """The mean age cost over the images of the batch ``rows``, with --gender 1 plus --gender_weight
+    times the mean over those of known gender; of several processes each has its part of both."""
     with torch.autocast(device.type, torch.bfloat16, enabled=bool(args.amp)):
-        logits, gender_logits = network(images)
+        logits, gender_logits = network(*inputs)
 
     # where ``mine`` is empty the one image that was computed is left out, and the cost is 0
     labels = split.labels[rows[mine]].to(device)
@@ -293,7 +334,7 @@ def batch_cost(network, split, rows, mine, images, imp, args, device):
         genders = split.genders[rows[mine]].to(device)
         known = split.genders[rows].isfinite().sum().item()
         gender_costs = gender_cost_fn(gender_logits[: len(labels)], genders)
-        cost = cost + gender_costs.sum() / max(known, 1)
+        cost = cost + args.gender_weight * gender_costs.sum() / max(known, 1)
     return cost
 
 
@@ -329,13 +370,10 @@ def train(model, splits, args, device, checkpoint=None):
             images = to_device(images, device, args)
             progress["waited"] += time.monotonic() - wait_began
             step = epoch * steps_per_epoch + number
-            if args.augment:  # by seed and step, so that a resumed run draws the same
-                draws = np.random.default_rng((args.seed, step)).uniform(-1, 1, (len(rows), 9))
-                draws = torch.from_numpy(draws[at_least_one(mine)]).float()
-                images = augment(images, draws.to(device))
+            inputs = random_changes(images, args, step, len(rows), at_least_one(mine))
 
             # forward and cost
-            cost = batch_cost(state.network, split, rows, mine, images, imp, args, device)
+            cost = batch_cost(state.network, split, rows, mine, inputs, imp, args, device)
             state.epoch_cost += cost.detach().double() * len(rows)
             # on CUDA, reading the cost makes the device wait: only where it is logged
             if device.type == "cpu" or number % args.log_every == 0:
@@ -361,28 +399,6 @@ def train(model, splits, args, device, checkpoint=None):
 
         end_epoch(epoch, splits, args, device, state)
     return state.averaged, progress
-
-
-def end_epoch(epoch, splits, args, device, state):
-    """Validate if there is a --valid_csv, add the epoch to log and history, and save a checkpoint,
-    before the validation as well."""
-    progress, count = state.progress, len(splits["train"].files)
-    cost, seconds = all_sum(state.epoch_cost.clone()).item() / count, progress["seconds"]
-    row = [epoch + 1, cost, seconds, progress["waited"], count / seconds]
-
-    mae, rmse = "", ""
-    if "valid" in splits:
-        save_checkpoint(args, state)  # a signal in the validation loses nothing
-        mae, rmse = validate(epoch, splits["valid"], args, device, state)
-
-    progress |= {"epoch": epoch + 1, "batch": 0, "seconds": 0.0, "waited": 0.0}
-    progress["minutes"] = (time.monotonic() - state.began) / 60
-    log(args, f"Time elapsed: {progress['minutes']:.2f} min")
-    append_line(args.outpath / "history.csv", ",".join(map(str, [*row, mae, rmse])))
-
-    state.epoch_cost.zero_()
-    state.rng = torch.get_rng_state()
-    save_checkpoint(args, state)
 
 
 # %% Evaluation [all]
@@ -454,22 +470,6 @@ def validate(epoch, split, args, device, state):
     return now["mae"], now["rmse"]
 
 
-def evaluate_all(model, prefix, splits, args, device):
-    """The metrics of all splits, and the log's lines of them; saves the test predictions."""
-    metrics, lines = {}, ["MAE/RMSE:", "Gender accuracy:"]
-    for name, split in splits.items():
-        probas, male = evaluate(model, split, args, device, training=name == "train")
-        scores = score(split, probas, male)
-        if name == "test":
-            save_predictions(args, prefix, split, probas, male)
-
-        metrics |= {f"{prefix}{name}_{key}": value for key, value in scores.items()}
-        title = (prefix.replace("_", " ") + name).title()
-        lines[0] += f" | {title}: {scores['mae']:.2f}/{scores['rmse']:.2f}"
-        lines[1] += f" | {title}: {scores.get('gender_accuracy', math.nan):.4f}"
-    return metrics, lines if args.gender else lines[:1]
-
-
 # %% From here on: settings, files, resuming, several processes, the command line [all]
 
 
@@ -487,6 +487,7 @@ SETTINGS = {  # option: (paper, fast, lowest, highest, meaning); what has no low
     "image_size": (120, 64, 33, 1024, "side of the network's input in pixels"),
     "imp_weight": (0, 0, 0, 1, "1: task importance weights"),
     "gender": (0, 0, 0, 1, "1: learn P(male) as well"),
+    "gender_weight": (1.0, 1.0, 0, 1e3, "of the gender cost, beside the age cost's 1"),
     "prior_bias": (0, 1, 0, 1, "1: start the output biases at the training labels' frequencies"),
     "init_from": (None, None, None, None, "state dict whose backbone weights to start from"),
     "lr": (0.0005, 0.001, 1e-12, 1e3, "learning rate; the highest one with --onecycle 1"),
@@ -496,7 +497,8 @@ SETTINGS = {  # option: (paper, fast, lowest, highest, meaning); what has no low
     "average": (0.0, 0.998, 0, 0.999999, "decay of the averaged weights that are evaluated"),
     "flip": (0, 1, 0, 1, "1: mirror training images at random; answer for image and mirror image"),
     "shifts": (0, 0, 0, 1, "1: answer for the image moved by a pixel to each corner (four views)"),
-    "augment": (0, 0, 0, 1, "1: turn, scale, move and recolour training images at random"),
+    "augment": (0, 0, 0, 2, "1: turn, scale, move, recolour training images; 2: worsen them too"),
+    "drop_path": (0.0, 0.0, 0, 0.9, "how often an image skips the last block; earlier ones less"),
     "numworkers": (4, 4, 1, 1024, "data streams; another number gives other crops"),
     "cuda": (-1, -1, -1, 1023, "CUDA device number; -1: the CPU"),
     "amp": (0, 0, 0, 1, "1: train in bfloat16 (faster where the processor has its arithmetic)"),
@@ -1010,6 +1012,28 @@ def checkpoint_if_due(args, state):
     exit_on_signal(signalled, args)
 
 
+def end_epoch(epoch, splits, args, device, state):
+    """Validate if there is a --valid_csv, add the epoch to log and history, and save a checkpoint,
+    before the validation as well."""
+    progress, count = state.progress, len(splits["train"].files)
+    cost, seconds = all_sum(state.epoch_cost.clone()).item() / count, progress["seconds"]
+    row = [epoch + 1, cost, seconds, progress["waited"], count / seconds]
+
+    mae, rmse = "", ""
+    if "valid" in splits:
+        save_checkpoint(args, state)  # a signal in the validation loses nothing
+        mae, rmse = validate(epoch, splits["valid"], args, device, state)
+
+    progress |= {"epoch": epoch + 1, "batch": 0, "seconds": 0.0, "waited": 0.0}
+    progress["minutes"] = (time.monotonic() - state.began) / 60
+    log(args, f"Time elapsed: {progress['minutes']:.2f} min")
+    append_line(args.outpath / "history.csv", ",".join(map(str, [*row, mae, rmse])))
+
+    state.epoch_cost.zero_()
+    state.rng = torch.get_rng_state()
+    save_checkpoint(args, state)
+
+
 def restore(checkpoint, args, state):
     """Put what ``checkpoint`` holds into ``state``, and take back what was logged after it."""
     with reading(args.outpath / "checkpoint.pt"):
@@ -1122,6 +1146,22 @@ def write_facts(args, facts):
     """Write run.json."""
     text = json.dumps(facts, indent=1).encode()
     write_file(args.outpath / "run.json", lambda file: file.write(text))
+
+
+def evaluate_all(model, prefix, splits, args, device):
+    """The metrics of all splits, and the log's lines of them; saves the test predictions."""
+    metrics, lines = {}, ["MAE/RMSE:", "Gender accuracy:"]
+    for name, split in splits.items():
+        probas, male = evaluate(model, split, args, device, training=name == "train")
+        scores = score(split, probas, male)
+        if name == "test":
+            save_predictions(args, prefix, split, probas, male)
+
+        metrics |= {f"{prefix}{name}_{key}": value for key, value in scores.items()}
+        title = (prefix.replace("_", " ") + name).title()
+        lines[0] += f" | {title}: {scores['mae']:.2f}/{scores['rmse']:.2f}"
+        lines[1] += f" | {title}: {scores.get('gender_accuracy', math.nan):.4f}"
+    return metrics, lines if args.gender else lines[:1]
 
 
 def train_and_test(args, before, checkpoint):

@@ -7,8 +7,9 @@
 
 Draws 2,000 JPEGs of 200x200 pixels and measures on them, in five alternating rounds of which the
 medians are printed (with the lowest and highest in brackets): the input, the training step at
-120x120 pixels, and this machine's matrix multiplication; then one epoch of the script and one of
-the plain loop, each in a process of its own. The plain loop decodes, resizes and crops every image
+120x120 pixels, that of the fast recipe at 64x64 in float32 and bfloat16, and this machine's
+matrix multiplication; then one epoch of the script and one of the plain loop, each in a process of
+its own. The plain loop decodes, resizes and crops every image
 in every epoch, in 4 worker processes. Needs Linux and an otherwise idle machine.
 
 --predict measures predict.py on such JPEGs as crops and on 90 frames of 640x360 pixels with
@@ -121,14 +122,39 @@ def input_rates(module, split, args, folder):
     )
 
 
+def first_rows(split, count):
+    """The first rows of a split, as a split."""
+    few = argparse.Namespace(**vars(split))
+    for name in ("files", "pixels", "labels", "genders"):
+        setattr(few, name, getattr(split, name)[:count])
+    return few
+
+
+def train_rate(module, model, split, args, folder):
+    """Images per second of an epoch of train(), as it notes them in history.csv."""
+    module.train(model, {"train": split}, args, CPU)
+    return float((folder / "history.csv").read_text().split()[-1].split(",")[4])
+
+
+def fast_step_rates(module, options, folder):
+    """Steps of the fast recipe, two a round: as it is, in bfloat16, and with larger batches."""
+    kinds = {}
+    for batch_size in (64, 128):
+        for amp in (0, 1):
+            words = [*options, "--recipe=fast", f"--batch_size={batch_size}", f"--amp={amp}"]
+            args = module.parse_settings([*words, "--epochs=1", f"--outpath={folder}"])
+            split = first_rows(module.read_split(args.train_csv, args), 2 * batch_size)
+            module.load_pixels({"train": split}, args)
+            model = module.ResNet34().to(memory_format=torch.channels_last)
+            name = f"--recipe fast --batch_size {batch_size} --amp {amp}"
+            kinds[name] = functools.partial(train_rate, module, model, split, args, folder)
+    return rounds(kinds)
+
+
 def step_rates(module, split, args, folder):
     """Two steps a round. The plain loop gets its batches ready made; this script's loop is its own
-    train(), which makes them as it goes, and its rate the one it notes in history.csv."""
-    few = argparse.Namespace(**vars(split))
-    rows = slice(0, 2 * args.batch_size)
-    few.files, few.pixels = split.files[rows], split.pixels[rows]
-    few.labels, few.genders = split.labels[rows], split.genders[rows]
-    ready = []
+    train(), which makes them as it goes."""
+    few, ready = first_rows(split, 2 * args.batch_size), []
     for _, mine, _, images in module.batches(few, args, True):
         ready.append((module.to_device(images, CPU, args), few.labels[mine]))
     models = {last: module.ResNet34() for last in (0, 1)}
@@ -136,8 +162,7 @@ def step_rates(module, split, args, folder):
 
     def own(channels_last):
         options = argparse.Namespace(**vars(args) | {"channels_last": channels_last, "epochs": 1})
-        module.train(models[channels_last], {"train": few}, options, CPU)
-        return float((folder / "history.csv").read_text().split()[-1].split(",")[4])
+        return train_rate(module, models[channels_last], few, options, folder)
 
     def plain():
         began = time.perf_counter()
@@ -360,6 +385,7 @@ def main():
         show("Input", rates, "images/s", lambda median: f"{median / loader:7.1f} x DataLoader")
         with contextlib.redirect_stdout(io.StringIO()):  # the lines of their logs
             steps = step_rates(module, split, args, folder)
+            fast = fast_step_rates(module, options, folder)
         peak = rounds({"product of two 2048x2048 matrices": matmul_rate})
         show("Matrix multiplication", peak, "GFLOP/s")
         [product] = map(statistics.median, peak.values())
@@ -370,6 +396,8 @@ def main():
             "images/s",
             lambda m: f"{m / plain:6.3f} x plain loop, {m * GFLOP / product:4.0%} of the product",
         )
+        [base, *_] = map(statistics.median, fast.values())
+        show("Training step at 64x64", fast, "images/s", lambda m: f"{m / base:6.3f} x the first")
         whole_epochs(folder, options, given.batch_size)
 
 

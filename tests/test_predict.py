@@ -338,7 +338,7 @@ def backbone(tmp_path_factory):
     shutil.rmtree(path.parent)
 
 
-FAST = ["--recipe=fast", "--gender=1"]  # its runs answer for an image and its mirror image
+FAST = ["--recipe=fast", "--gender=1", "--shifts=1"]  # answers for images moved and mirrored
 
 
 @pytest.mark.parametrize(

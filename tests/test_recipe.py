@@ -23,6 +23,8 @@ PAPER = {  # SPEC: Adam at 0.0005, 200 epochs, batches of 256, crops of 120, not
     "flip": 0,
     "shifts": 0,
     "augment": 0,
+    "drop_path": 0.0,
+    "gender_weight": 1.0,
     "fused": 0,
     "average": 0.0,
     "channels_last": 0,
@@ -116,20 +118,22 @@ def test_answers_for_moved_images(flip):
     assert all(torch.equal(*pair) for pair in zip(as_training, without, strict=True))
 
 
+@pytest.mark.parametrize("level", [1, 2])
 @pytest.mark.parametrize(
     "changed", [(), ("turn",), ("scale",), ("turn", "scale"), ("right",), ("right", "down")]
 )
-def test_augment_turns_scales_and_moves(changed):
-    """As torchvision's affine does, away from the border, beyond which edge pixels are repeated."""
+def test_augment_turns_scales_and_moves(changed, level):
+    """As torchvision's affine does, away from the border, beyond which edge pixels are repeated;
+    at level 2 twice as much."""
     image = torch.rand(1, 3, 50, 50, generator=torch.Generator().manual_seed(0))
     turn, scale, right, down = (word in changed for word in ("turn", "scale", "right", "down"))
-    draws = torch.zeros(1, 9)
+    draws = torch.zeros(1, 21)
     draws[0, :4] = torch.tensor([turn, -0.5 * scale, right, -0.5 * down])
-    found = load(SCRIPT).augment(image, draws)
-    move = [-1.5 * right, 0.75 * down]  # pixels; 3 % of 50 are 1.5
+    found = load(SCRIPT).augment(image, draws, level)
+    move = [-1.5 * level * right, 0.75 * level * down]  # pixels; 3 % of 50 are 1.5
     how = {"shear": [0, 0], "interpolation": InterpolationMode.BILINEAR}
-    expected = affine(image, -10.0 * turn, move, math.exp(0.06 * scale), **how)
-    inner = (..., slice(8, 42), slice(8, 42))
+    expected = affine(image, -10.0 * level * turn, move, math.exp(0.06 * level * scale), **how)
+    inner = (..., slice(12, 38), slice(12, 38))
     assert torch.allclose(found[inner], expected[inner], atol=1e-5)
     assert found.min() >= image.min()  # no zeros from beyond the border
 
@@ -140,7 +144,7 @@ def test_augment_recolours():
     images = torch.rand(2, 3, 6, 6, generator=torch.Generator().manual_seed(0))
     draws = torch.zeros(2, 9)
     draws[1, 4:] = torch.tensor([1.0, 0.4, -1.0, 0.0, 0.5])
-    found = module.augment(images, draws)
+    found = module.augment(images, draws, 1)
     assert torch.allclose(found[0], images[0], atol=1e-6)
     mean = images[1].numpy().mean()
     for colour, factor in enumerate((0.93, 1.0, 1.035)):
@@ -150,16 +154,146 @@ def test_augment_recolours():
     assert (found[1] == 1).any() and (found[1] < 1).any()
 
 
-def test_augment_in_training(tmp_path):
+def bilinear(small, size):
+    """A (3, s, s) array enlarged to ``size``, pixel by pixel, edges repeated."""
+    out, side = np.empty((3, size, size)), small.shape[-1]
+    places = np.clip((np.arange(size) + 0.5) * side / size - 0.5, 0, side - 1)
+    for y, down in enumerate(places):
+        for x, right in enumerate(places):
+            top, left = int(down), int(right)
+            a, b = down - top, right - left
+            low, far = min(top + 1, side - 1), min(left + 1, side - 1)
+            upper = small[:, top, left] * (1 - b) + small[:, top, far] * b
+            lower = small[:, low, left] * (1 - b) + small[:, low, far] * b
+            out[:, y, x] = upper * (1 - a) + lower * a
+    return out
+
+
+def test_worsen():
+    """Each change by itself, by slow formulas."""
+    module, size = load(SCRIPT), 12
+    images = torch.rand(7, 3, size, size, generator=torch.Generator().manual_seed(0))
+    draws = torch.zeros(7, 12)
+    draws[1, 0], draws[1, 1] = 0.5, -1.0  # light
+    draws[2, 2] = 0.71  # grey
+    draws[3, 3], draws[4, 3], draws[5, 3] = 0.99, 0.41, 0.39  # shrunk to a half, a third, not
+    # hidden, in red and grey: the centre on a third from the left and the upper border
+    draws[6, 4:] = torch.tensor([0.01, -1 / 3, -1 / 3, 1.0, 0.0, 1.0, -1.0, 0.0])
+    found = module.worsen(images, draws).double().numpy()
+    pixels = images.double().numpy()
+
+    assert np.allclose(found[[0, 5]], pixels[[0, 5]])
+    x = np.linspace(-1, 1, size)
+    light = 1 + 0.4 * (0.5 * x[None, :] - x[:, None])
+    assert np.allclose(found[1], np.clip(pixels[1] * light, 0, 1), atol=1e-6)
+    assert np.allclose(found[2], pixels[2].mean(0, keepdims=True), atol=1e-6)
+    for row, factor in ((3, 2), (4, 3)):
+        side = size // factor
+        small = pixels[row].reshape(3, side, factor, side, factor).mean((2, 4))
+        assert np.allclose(found[row], bilinear(small, size), atol=1e-6)
+    covered = pixels[6].copy()
+    wide, high = np.abs(x + 1 / 3) < 1 / 2, np.abs(x + 1 / 3) < 1 / 3
+    covered[:, np.ix_(high, wide)[0], np.ix_(high, wide)[1]] = np.array([1, 0, 0.5])[:, None, None]
+    assert np.allclose(found[6], covered, atol=1e-6)
+    assert 0 < high.sum() < wide.sum() < size
+
+
+def test_shares_of_worsen():
+    """Of 20,000 images: 15 % grey, 30 % blurred, half hidden."""
+    module = load(SCRIPT)
+    draws = np.random.default_rng(0).uniform(-1, 1, (20_000, 12))
+    stripes = torch.zeros(1, 3, 6, 6)
+    stripes[:, 0, :, ::2] = 0.5
+    draws[:, :2] = 0
+    found = module.worsen(stripes.repeat(len(draws), 1, 1, 1), torch.tensor(draws).float())
+    corner = found[:, :, 0, 0]  # may be covered
+    plain = torch.isclose(corner, torch.tensor([0.5, 0.0, 0.0])).all(1).double().mean().item()
+    hidden = (draws[:, 4] > 0) & (np.abs(-1 - draws[:, 5]) < (2 + draws[:, 7]) / 6)
+    hidden &= np.abs(-1 - draws[:, 6]) < (2 + draws[:, 8]) / 6
+    expected = (1 - hidden.mean()) * 0.85 * 0.7
+    assert plain == pytest.approx(expected, abs=0.01)
+
+
+@pytest.mark.parametrize(("level", "columns"), [(1, 9), (2, 21)])
+def test_augment_in_training(level, columns, tmp_path):
     """Draws from the seed and the number of the step, so that a resumed run has the same."""
     module, seen = load(SCRIPT), []
     augment = module.augment
-    module.augment = lambda images, draws: seen.append(draws) or augment(images, draws)
-    _, weights = tiny_run(tmp_path / "run", "--augment=1", module=module)
-    for step, (draws, rows) in enumerate(zip(seen, (4, 4, 1) * 2, strict=True)):
-        expected = np.random.default_rng((1, step)).random((rows, 9)) * 2 - 1
-        assert np.allclose(draws, expected, atol=1e-6)
+    module.augment = lambda *given: seen.append(given) or augment(*given)
+    _, weights = tiny_run(tmp_path / "run", f"--augment={level}", module=module)
+    for step, ((_, draws, used), rows) in enumerate(zip(seen, (4, 4, 1) * 2, strict=True)):
+        expected = np.random.default_rng((1, step)).random((rows, columns)) * 2 - 1
+        assert used == level and np.allclose(draws, expected, atol=1e-6)
     assert tiny_run(tmp_path / "without")[1] != weights
+
+
+def test_drop_path_in_training(tmp_path):
+    """Factors 0 or 1/(1 - rate), rates rising evenly to the option's at the last block; after the
+    draws of --augment, from the same generator."""
+    module, seen = load(SCRIPT), []
+    forward = module.ResNet34.forward
+    module.ResNet34.forward = lambda self, x, keep=None: (
+        seen.append(keep) if self.training else None,
+        forward(self, x, keep),
+    )[1]
+    options = ["--augment=1", "--drop_path=0.6"]
+    _, weights = tiny_run(tmp_path / "run", *options, module=module)
+    for step, (keep, rows) in enumerate(zip(seen, (4, 4, 1) * 2, strict=True)):
+        rng = np.random.default_rng((1, step))
+        rng.random((rows, 9))
+        draws = rng.random((rows, 16))
+        for block in range(16):
+            rate = 0.6 * (block + 1) / 16
+            expected = np.where(draws[:, block] < rate, 0, 1 / (1 - rate))
+            assert np.allclose(keep[:, block], expected, atol=1e-6)
+    assert tiny_run(tmp_path / "without", "--augment=1")[1] != weights
+
+
+def test_parts_of_a_batch_get_its_draws():
+    module, args = load(SCRIPT), SimpleNamespace(seed=5, augment=2, drop_path=0.3)
+    images = torch.rand(6, 3, 36, 36, generator=torch.Generator().manual_seed(0))
+    whole, keep = module.random_changes(images, args, 7, 6, slice(0, 6))
+    part, some = module.random_changes(images[2:5], args, 7, 6, slice(2, 5))
+    assert torch.equal(part, whole[2:5]) and torch.equal(some, keep[2:5])
+
+
+def test_dropped_blocks():
+    """A block of factor 0 adds nothing to its shortcut; factor 1 is the block as it is."""
+    module = load(SCRIPT)
+    torch.manual_seed(0)
+    model = module.ResNet34().eval()
+    images, keep = torch.rand(2, 3, 40, 40), torch.ones(2, 16)
+    as_is = model(images)[0]
+    assert torch.equal(model(images, keep)[0], as_is)
+    keep[1, 4] = keep[1, 15] = 0
+    found = model(images, keep)[0]
+    with torch.no_grad():
+        for block in (model.layer2[1], model.layer4[2]):
+            block.bn2.weight.zero_()
+    expected = model(images)[0]
+    assert torch.allclose(found[0], as_is[0]) and torch.allclose(found[1], expected[1], atol=1e-6)
+    assert not torch.allclose(found[1], as_is[1], atol=1e-4)
+
+
+@pytest.mark.parametrize("weight", [0.0, 1.0, 7.5])
+def test_cost_of_age_and_gender(weight):
+    """The mean age cost over all images, and --gender_weight times the mean of -log P(the gender)
+    over those whose gender is known."""
+    module = load(SCRIPT)
+    torch.manual_seed(0)
+    model = module.ResNet34(gender=1).eval()
+    images, labels = torch.rand(4, 3, 40, 40), torch.tensor([3, 0, 25, 11])
+    genders = torch.tensor([1.0, math.nan, 0.0, 0.0])
+    split = SimpleNamespace(labels=labels, genders=genders)
+    args = SimpleNamespace(amp=0, gender=1, gender_weight=weight)
+    rows, imp, inputs = np.arange(4), torch.ones(1), (images, None)
+    device = torch.device("cpu")
+    cost = module.batch_cost(model, split, rows, slice(0, 4), inputs, imp, args, device)
+    logits, male = (part.detach().double() for part in model(images))
+    age = module.cost_fn(logits, labels, imp).mean().item()
+    p_male = [1 / (1 + math.exp(-x)) for x in male.tolist()]
+    parts = [math.log(p_male[0]), math.log(1 - p_male[2]), math.log(1 - p_male[3])]
+    assert cost.item() == pytest.approx(age - weight * sum(parts) / 3, rel=1e-5)
 
 
 def test_bfloat16(tmp_path):
