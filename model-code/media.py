@@ -38,10 +38,10 @@ ATTACHED = 0x400  # AV_DISPOSITION_ATTACHED_PIC, a cover
 def find_files(words, out):
     """The files that the user's ``words`` name, and a list of lines about those left out. Folders
     are searched with the folders in them, linked ones too, but not hidden ones; the files in the
-    folder ``out`` are left out. ValueError where there is nothing."""
+    folder ``out``, if any, are left out. ValueError where there is nothing."""
     suffixes = {s for s, kind in PIL.Image.registered_extensions().items() if kind in FORMATS}
     suffixes.update(VIDEOS, HEIC, [".avif"])
-    files, lines, out = [], [], out.resolve()
+    files, lines, out = [], [], out and out.resolve()
     for word in words:
         path = Path(word)
         if "://" in word:

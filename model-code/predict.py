@@ -1,13 +1,19 @@
 """Age and gender of the faces in images and videos, by a network that one of the scripts trained.
 
-    python model-code/predict.py run1 photo.jpg --out predictions
-    python model-code/predict.py run1 clip.mp4 --out predictions --every 2
-    python model-code/predict.py run1 faces/ --crops --no_draw --out predictions
-    python model-code/predict.py --weights model.pt --script afad-coral.py photo.jpg --out DIR
+    python model-code/predict.py photo.jpg
+    python model-code/predict.py clip.mp4 --out predictions --every 2
+    python model-code/predict.py faces/ --run run1 --crops --labels ages.csv
+    python model-code/predict.py photo.jpg --weights model.pt --script afad-coral.py
 
-RUN is the folder a script filled (its --outpath). An INPUT is an image, a video, or a folder, which
-is searched with the folders in it. DIR receives predictions.csv, predictions.json and a copy of
-each input with the faces marked.
+An INPUT is an image, a video, or a folder, which is searched with the folders in it. RUN is the
+folder a script filled (its --outpath); without it the model in model-code/pretrained answers. What
+is found is printed; DIR receives it as predictions.csv and predictions.json, with a copy of each
+input in which the faces are marked. In a program:
+
+    import predict
+    model = predict.load()
+    for face in predict.faces(model, "photo.jpg"):
+        print(face["age"], face["gender"])
 """
 
 import argparse
@@ -15,6 +21,7 @@ import csv
 import functools
 import hashlib
 import importlib.util
+import io
 import itertools
 import json
 import math
@@ -24,12 +31,13 @@ import statistics
 import sys
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager, nullcontext, redirect_stdout, suppress
 from fractions import Fraction
 from pathlib import Path
 from types import SimpleNamespace
 
 import detect
+import labels
 import media
 import numpy as np
 import PIL.Image
@@ -39,6 +47,8 @@ from tqdm import tqdm
 from whole_files import written
 
 HERE = Path(__file__).resolve().parent
+PRETRAINED = HERE / "pretrained"
+LICENCE = "trained on UTKFace: for non-commercial research only (model-code/pretrained/README.md)"
 LOSSES = ("ce", "coral", "ordinal")
 # The training scripts are found by their names: <data set>-<loss>.py
 NAME = re.compile(rf"[a-z0-9]+-({'|'.join(LOSSES)})\.py")
@@ -77,6 +87,10 @@ def warn(*parts):
     say(f"predict.py: warning: {': '.join(parts)}", sys.stderr)
 
 
+class InputError(ValueError):
+    """What a user can mend, in one line."""
+
+
 def refuse(message, code=2):
     """End with one line for the user."""
     say(f"predict.py: error: {message}", sys.stderr)
@@ -88,14 +102,24 @@ def parse_settings(argv):
     parser = argparse.ArgumentParser(
         description=f"{__doc__}\n{NOTE}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        usage="predict.py (RUN | --weights FILE --script NAME) INPUT... --out DIR [options]",
+        usage="predict.py INPUT... [--run RUN] [--out DIR] [options]",
         allow_abbrev=False,
     )
     parser.error = refuse
     add = parser.add_argument
-    add("paths", nargs="+", metavar="PATH", help="RUN, unless --script is given, then the inputs")
-    add("--out", type=Path, required=True, metavar="DIR", help="folder that receives the results")
+    add("paths", nargs="+", metavar="INPUT", help="images, videos, and folders of them")
+    add("--run", type=Path, default=PRETRAINED, help="folder of a finished run")
+    add("--out", type=Path, metavar="DIR", help="folder that receives the results")
     add("--overwrite", action="store_true", help="use DIR though it holds files, and replace them")
+    add("--json", action="store_true", help="print what predictions.json holds, and no table")
+    add(
+        "--labels",
+        type=Path,
+        metavar="CSV",
+        help="true values, by which the answers are scored: columns file (the end of an input's "
+        "path), age (in years, or 20-29), gender (male, female or empty); of several faces in a "
+        "photo the largest is meant",
+    )
     add("--weights", type=Path, metavar="FILE", help="state dict to take instead of RUN's")
     add("--script", choices=SCRIPTS, metavar="NAME", help="what trained FILE, if there is no RUN")
     add("--image_size", type=int, help="side of that network's input in pixels (120)")
@@ -135,9 +159,8 @@ def parse_settings(argv):
         refuse("--boxes goes without --crops, whose images are faces as a whole")
     if args.image_size and not args.script:
         refuse("--image_size goes with --script; a run folder holds its own")
-    args.run = None if args.script else Path(args.paths.pop(0))
-    if not args.paths:
-        refuse("no input: give images, videos or folders after the run folder")
+    if os.path.exists(os.path.join(args.paths[0], "run.json")):
+        refuse(f"{args.paths[0]}: is a run, no input; now it is given as --run {args.paths[0]}")
     return args
 
 
@@ -157,58 +180,72 @@ def read_run(run):
         name, settings = facts["script"], facts["settings"]
         size, digest = settings["image_size"], facts["script_sha256"]
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
-        refuse(f"{run}: no run.json, or not one of a run; bare weights need --weights and --script")
+        message = "no run.json, or not one of a run; bare weights need --weights and --script"
+        raise InputError(f"{run}: {message}") from None
     if name not in SCRIPTS:
-        refuse(f"{run / 'run.json'}: its script, {name!r}, is none of these: {SCRIPTS}")
+        raise InputError(f"{run / 'run.json'}: its script, {name!r}, is none of these: {SCRIPTS}")
     if not (isinstance(size, int) and 32 <= size <= 1024):
-        refuse(f"{run / 'run.json'}: its image_size, {size!r}, is no number from 32 to 1024")
-    if hashlib.sha256((HERE / name).read_bytes()).hexdigest() != digest:
+        message = f"its image_size, {size!r}, is no number from 32 to 1024"
+        raise InputError(f"{run / 'run.json'}: {message}")
+    # a test holds the answers of the model that comes with the scripts
+    changed = hashlib.sha256((HERE / name).read_bytes()).hexdigest() != digest
+    if changed and run.resolve() != PRETRAINED:
         warn(f"{name} has changed since this run")
     switches = {key: bool(settings.get(key)) for key in VIEWS}
     return name, size, switches, {key: facts.get(key) for key in ("num_classes", "youngest_age")}
 
 
-def load_model(args):
-    """The network in a namespace, with all that preparing its input takes. Of a run with validation
-    the weights of the best epoch are taken, since that is what the validation was for."""
-    name, size = args.script, args.image_size or 120
-    settings = dict.fromkeys(VIEWS, False)
-    weights, ages = args.weights, {}
-    if args.run:
-        name, size, settings, ages = read_run(args.run)
-        if not weights:
-            best = args.run / "best_model.pt"
-            weights = best if best.exists() else args.run / "model.pt"
-            if not weights.exists():
-                refuse(f"{args.run}: holds no model.pt; finish the training: give it --resume")
+def read_weights(path):
+    """The state dict in the file ``path``, and the shapes of its tensors."""
     try:
-        state = torch.load(weights, map_location="cpu", weights_only=True)
+        state = torch.load(path, map_location="cpu", weights_only=True)
         shapes = {str(key): tuple(tensor.shape) for key, tensor in state.items()}
-        finite = {str(key): bool(tensor.isfinite().all()) for key, tensor in state.items()}
+        odd = [key for key, tensor in state.items() if not tensor.isfinite().all()]
     except Exception as error:  # what a damaged file raises is not documented
         reason = " ".join(f"{type(error).__name__}: {error}".split())[:150]
-        refuse(f"{weights}: not the state dict of a network ({reason})")
-    script = load_script(name)
-    network = script.ResNet34(gender=any(key.startswith("fc_gender.") for key in shapes))
+        raise InputError(f"{path}: not the state dict of a network ({reason})") from None
+    if odd:
+        raise InputError(f"{path}: {odd[0]!r} is not finite: that training had diverged")
+    return state, shapes
+
+
+def load(run=PRETRAINED, *, weights=None, script=None, image_size=120, cuda=-1):
+    """The network of the folder ``run``, in a namespace with all that preparing its input takes: of
+    a run with validation that of the best epoch, since that is what the validation was for.
+
+    ``weights`` is the path of a state dict to take instead; with ``script``, the name of the
+    training script, and ``image_size`` in pixels, no run is needed. ``cuda`` is the number of the
+    device, -1 the CPU. InputError where it can't be had.
+    """
+    name, size, settings, ages = script, image_size, dict.fromkeys(VIEWS, False), {}
+    if not script:
+        run = Path(run)
+        name, size, settings, ages = read_run(run)
+        if not weights:
+            best = run / "best_model.pt"
+            weights = best if best.exists() else run / "model.pt"
+            if not weights.exists():
+                raise InputError(f"{run}: holds no model.pt; finish the training: give it --resume")
+    state, shapes = read_weights(weights)
+    module = load_script(name)
+    network = module.ResNet34(gender=any(key.startswith("fc_gender.") for key in shapes))
     due = {key: tuple(tensor.shape) for key, tensor in network.state_dict().items()}
     for key in due | shapes:
         if shapes.get(key) != due.get(key):
             found = f"{key!r} is {shapes.get(key, 'missing')}, not {due.get(key, 'expected')}"
-            refuse(f"{weights}: does not fit {name}: {found}")
-        if not finite[key]:
-            refuse(f"{weights}: {key!r} is not finite: that training had diverged")
+            raise InputError(f"{weights}: does not fit {name}: {found}")
     for key, value in ages.items():
-        ours = getattr(script, key.upper())
+        ours = getattr(module, key.upper())
         if value not in (None, ours):
-            refuse(f"{args.run / 'run.json'}: its {key} is {value!r}, that of {name} is {ours}")
+            message = f"its {key} is {value!r}, that of {name} is {ours}"
+            raise InputError(f"{run / 'run.json'}: {message}")
     network.load_state_dict(state)
-    device = torch.device("cuda", args.cuda) if args.cuda >= 0 else torch.device("cpu")
+    device = torch.device("cuda", cuda) if cuda >= 0 else torch.device("cpu")
     network.eval().to(device)
     if settings["channels_last"]:
         network.to(memory_format=torch.channels_last)
-    say(f"{weights}, trained by {name}")
     return SimpleNamespace(
-        script=script, network=network, size=size, device=device, weights=str(weights), **settings
+        script=module, network=network, size=size, device=device, weights=str(weights), **settings
     )
 
 
@@ -274,13 +311,33 @@ def estimate(probas, male, model):
     return columns
 
 
-def sentence(row, model):
-    """Age, interval and gender of a row in words: 32 (27-38), female 83 %."""
+def words_of(row, model):
+    """Age, interval and gender of a row in words: 32, 27-38, female 83%."""
     end = ""
     if row["at_end_of_range"]:
         end = " or younger" if row["age"] == model.script.YOUNGEST_AGE else " or older"
-    text = f"{row['age']}{end} ({row['age_low']}-{row['age_high']})"
-    return text + (f", {row['gender']} {row['gender_probability']:.0%}" if "gender" in row else "")
+    gender = f"{row['gender']} {row['gender_probability']:.0%}" if "gender" in row else ""
+    return f"{row['age']}{end}", f"{row['age_low']}-{row['age_high']}", gender
+
+
+def sentence(row, model):
+    """What is drawn beside a face: 32 (27-38), female 83%."""
+    age, years, gender = words_of(row, model)
+    return f"{age} ({years})" + f", {gender}" * bool(gender)
+
+
+LINE = "{:>13}  {:>8}  {:<11}  {:>4}  {}"  # of what is printed
+HEAD = LINE.format("age", "interval", "gender", "face", "picture")
+
+
+def line_of(row, model):
+    """What is printed of a row."""
+    source = row["source"]
+    if row["kind"] == "track":
+        source += f" {row['seconds']:.2f}-{row['until_seconds']:.2f} s"
+    if "true_age" in row:
+        source += f" (true: {row['true_age']} {row.get('true_gender', '')}".rstrip() + ")"
+    return LINE.format(*words_of(row, model), row["face"], source)
 
 
 # %% Pictures and the faces in them
@@ -296,12 +353,15 @@ def read_boxes(path):
                 box = [float(row[column]) for column in columns]
                 frame = int(row.get("frame") or 0)
                 if not (box[0] < box[2] and box[1] < box[3] and all(map(math.isfinite, box))):
-                    refuse(f"--boxes {path}: row {number}: no box: {box}")
+                    raise InputError(f"--boxes {path}: row {number}: no box: {box}")
                 boxes.setdefault((os.path.realpath(row["source"]), frame), []).append(box)
+    except InputError:
+        raise
     except (KeyError, TypeError, ValueError, csv.Error) as error:
-        refuse(f"--boxes {path}: not a table of source, frame, left, top, right, bottom ({error})")
+        columns = "source, frame, left, top, right, bottom"
+        raise InputError(f"--boxes {path}: not a table of {columns} ({error})") from None
     except OSError as error:
-        refuse(f"--boxes {path}: {error.strerror}")
+        raise InputError(f"--boxes {path}: {error.strerror}") from None
     return boxes
 
 
@@ -640,24 +700,30 @@ def drop_copy(clip):
 
 
 @contextmanager
-def report(out, model):
-    """predictions.csv and predictions.json: a function that adds a row to both, and the list of
-    failures, which ends the latter."""
+def report(args, model):
+    """What receives the answers: a function that prints a row and adds it to predictions.csv and
+    predictions.json, and the list of failures, which ends the latter."""
     script = model.script
     columns = "source kind frame seconds until_seconds face frames left top right bottom score "
     columns += "age age_low age_high interval_probability at_end_of_range"
     columns = columns.split()
     if model.network.fc_gender:
         columns += ["gender", "gender_probability"]
+    if args.labels is not None:
+        columns += ["true_age", "true_gender"]
     oldest = script.YOUNGEST_AGE + script.NUM_CLASSES - 1
     facts = {"weights": model.weights, "dataset": script.DATASET, "loss": script.LOSS}
     facts |= {"ages": [script.YOUNGEST_AGE, oldest], "interval_coverage": COVERAGE}
     head = json.dumps({"note": NOTE, "model": facts}, indent=1).removesuffix("\n}")
-    failures, rows = [], 0
-    with (
-        written(out / "predictions.csv", "w", encoding="utf-8", newline="") as table,
-        written(out / "predictions.json", "w") as file,
-    ):
+    failures, labelled, rows = [], [], 0
+    with ExitStack() as files:
+        if args.out:
+            path = args.out / "predictions.csv"
+            table = files.enter_context(written(path, "w", encoding="utf-8", newline=""))
+            file = files.enter_context(written(args.out / "predictions.json", "w"))
+        else:
+            table = files.enter_context(open(os.devnull, "w"))
+            file = io.StringIO() if args.json else table
         writer = csv.DictWriter(table, columns, lineterminator="\n")
         writer.writeheader()
         file.write(head + ',\n "faces": [')
@@ -667,13 +733,28 @@ def report(out, model):
             writer.writerow(row)
             file.write((",\n  " if rows else "\n  ") + json.dumps(row))
             rows += 1
+            labelled.extend([row] if "true_age" in row else [])
+            if row["kind"] != "frame" and not args.json:
+                say(line_of(row, model))
 
         yield add, failures
-        file.write(f'\n ],\n "failures": {json.dumps(failures)}\n}}\n')
+        file.write("\n ],\n")
+        if args.labels is not None:
+            scores = labels.scores(labelled)
+            file.write(f' "scores": {json.dumps(scores)},\n')
+            say(f"{len(labelled)} of {len(args.labels)} labelled photos are here, with a face")
+            for line in labels.as_table(scores):
+                say(line)
+        file.write(f' "failures": {json.dumps(failures)}\n}}\n')
+        text = file.getvalue() if args.json and not args.out else ""
+    if args.json:
+        args.stdout.write(text or (args.out / "predictions.json").read_text())
 
 
-def end_tracks(clip, before, source, add, model):
-    """Summary rows of the tracks whose face was last found before the time ``before``."""
+def ended_tracks(clip, before, source, model):
+    """Summary rows of the tracks whose face was last found before the time ``before``, which end
+    with that."""
+    rows = []
     for track in [track for track in clip.tracks.values() if track.until < before]:
         del clip.tracks[track.face]
         row = {"source": source, "kind": "track", "frame": track.frame}
@@ -681,10 +762,8 @@ def end_tracks(clip, before, source, add, model):
         row |= {"face": track.face, "frames": track.frames}
         if track.score is not None:
             row["score"] = round(track.score / track.frames, 4)
-        row |= mean_estimate(track, model)
-        add(row)
-        times = f"{track.seconds:.2f}-{track.until:.2f} s"
-        say(f"{source}: track {track.face}, {times}: {sentence(row, model)}")
+        rows.append(row | mean_estimate(track, model))
+    return rows
 
 
 def finish(pictures, args, model, add, path_for, fail):
@@ -695,13 +774,14 @@ def finish(pictures, args, model, add, path_for, fail):
         clip, part = picture.clip, slice(begin, begin + len(picture.faces))
         begin = part.stop
         if picture.pixels is None:
-            end_tracks(clip, math.inf, picture.source, add, model)
+            for row in ended_tracks(clip, math.inf, picture.source, model):
+                add(row)
             end_copy(picture.source, clip, fail)
             continue
         if clip:
-            marks = frame_rows(picture, clip, probas[part], male[part], add, model)
+            marks = frame_marks(picture, clip, probas[part], male[part], add, model)
         else:
-            marks = image_rows(picture, probas[part], male[part], add, model)
+            marks = image_marks(picture, probas[part], male[part], args, add, model)
         if not args.no_draw:
             write_copy(picture, marks, clip, path_for, fail)
 
@@ -714,56 +794,145 @@ def place_columns(picture, i):
     return columns
 
 
-def image_rows(picture, probas, male, add, model):
-    """Add the rows of an image's faces; what is to be marked, (box, text)."""
-    marks = []
-    if not picture.boxes:
-        say(f"{picture.source}: no face")
-    for i, box in enumerate(picture.boxes):
+def image_rows(picture, probas, male, model):
+    """The rows of an image's faces."""
+    rows = []
+    for i in range(len(picture.boxes)):
         row = {"source": picture.source, "kind": "image", "face": i + 1}
-        row |= place_columns(picture, i) | estimate(probas[i], male[i], model)
+        rows.append(row | place_columns(picture, i) | estimate(probas[i], male[i], model))
+    return rows
+
+
+def frame_rows(picture, clip, probas, male, model):
+    """The rows of the faces in a frame of a video that was looked at, and their tracks."""
+    rows, tracks = [], follow(clip, picture, probas, male)
+    for i, track in tracks.items():
+        row = {"source": picture.source, "kind": "frame", "frame": picture.number}
+        row |= {"seconds": round(picture.seconds, 4), "face": track.face, "frames": track.frames}
+        rows.append(row | place_columns(picture, i) | mean_estimate(track, model))
+    return rows, list(tracks.values())
+
+
+def add_labels(rows, source, args):
+    """Add its true age and gender to the row of the largest face, which a photo's label means."""
+    label = labels.label_of(source, args.labels)
+    if label and rows:
+        areas = [(r["right"] - r["left"]) * (r["bottom"] - r["top"]) for r in rows]
+        known = dict(zip(("true_age", "true_gender"), label, strict=True))
+        rows[int(np.argmax(areas))] |= {name: value for name, value in known.items() if value}
+
+
+def image_marks(picture, probas, male, args, add, model):
+    """Add the rows of an image's faces; what is to be marked, (box, text)."""
+    rows = image_rows(picture, probas, male, model)
+    if args.labels is not None:
+        add_labels(rows, picture.source, args)
+    for row in rows:
         add(row)
-        say(f"{picture.source}: face {i + 1}: {sentence(row, model)}")
-        marks.append((box, sentence(row, model)))
-    return marks
+    if not rows:
+        say(LINE.format("no face", "", "", "", picture.source))
+    return [(b, sentence(r, model)) for b, r in zip(picture.boxes, rows, strict=True)]
 
 
-def frame_rows(picture, clip, probas, male, add, model):
+def frame_marks(picture, clip, probas, male, add, model):
     """Add the rows of a video frame's faces, and those of tracks that end; what is to be marked,
     (box, text). In a frame that was not looked at, faces move on as before."""
     if not picture.looked:
         return [(expected_box(track, picture.seconds), text) for track, text in clip.shown]
     clip.looks.append(picture.seconds)
-    end_tracks(clip, picture.seconds - patience(clip), picture.source, add, model)
-    clip.shown = []
-    for i, track in follow(clip, picture, probas, male).items():
-        row = {"source": picture.source, "kind": "frame", "frame": picture.number}
-        row |= {"seconds": round(picture.seconds, 4), "face": track.face, "frames": track.frames}
-        row |= place_columns(picture, i) | mean_estimate(track, model)
+    ended = ended_tracks(clip, picture.seconds - patience(clip), picture.source, model)
+    rows, tracks = frame_rows(picture, clip, probas, male, model)
+    for row in ended + rows:
         add(row)
-        clip.shown.append((track, f"#{track.face}  {sentence(row, model)}"))
+    texts = [f"#{row['face']}  {sentence(row, model)}" for row in rows]
+    clip.shown = list(zip(tracks, texts, strict=True))
     return [(track.box, text) for track, text in clip.shown]
 
 
+# %% For programs
+def options(**changed):
+    """What read_picture() and what it calls take from the command line, in a namespace."""
+    defaults = {"crops": False, "boxes": None, "every": 1}
+    defaults |= {"min_score": detect.MIN_SCORE, "megapixels": detect.MEGAPIXELS}
+    return SimpleNamespace(**{**defaults, **changed})
+
+
+def faces(model, image, **changed):
+    """The faces in ``image``, the one the detector is surest of first, as dicts of the columns of
+    predictions.csv (box in pixels, ages in years), and ``age_probas``, the probabilities of all
+    ages that the model knows.
+
+    image: a path, a PIL image, or uint8 (height, width, 3). model: of load(). ``changed``:
+    crops=True for an image that is a face as a whole, min_score, megapixels. ValueError, OSError,
+    or what Pillow raises, where there is no image.
+    """
+    args, source = options(**changed), ""
+    turn = not args.crops or model.script.UPRIGHT
+    if isinstance(image, PIL.Image.Image):
+        image = media.as_rgb(image, turn)
+    elif not isinstance(image, np.ndarray):
+        source = str(image)
+        image = media.read_image(image, functools.partial(warn, source), turn)
+    pixels = np.asarray(image)
+    if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3 or not pixels.size:
+        raise ValueError(f"no image: {pixels.dtype} {pixels.shape}, not uint8 (height, width, 3)")
+    picture = read_picture(source, source, None, 0, None, pixels, args, model)
+    probas, male = infer(picture.faces, model, 16)
+    rows = image_rows(picture, probas, male, model)
+    for row, some in zip(rows, probas, strict=True):
+        row["age_probas"] = class_probas(some, model.script.LOSS).tolist()
+    return rows
+
+
+def video(model, path, **changed):
+    """Yield (number, seconds, faces) of the frames of the video at ``path``: the faces as of
+    faces(), ``face`` being the number of a track, over which what is said of it is averaged.
+
+    ``changed``: every=N for every Nth frame only, min_score, megapixels. ValueError, or what PyAV
+    raises, where there is no video, or after the last frame if some of it was damaged.
+    """
+    args, source, clip = options(**changed), str(path), new_clip()
+    frames = media.read_video(path, clip, functools.partial(warn, source))
+    for number, (seconds, pixels) in enumerate(frames):
+        picture = read_picture(path, source, clip, number, seconds, pixels, args, model)
+        if picture.looked:
+            clip.looks.append(seconds)
+            ended_tracks(clip, seconds - patience(clip), source, model)
+            rows, _ = frame_rows(picture, clip, *infer(picture.faces, model, 16), model)
+            yield number, seconds, rows
+
+
+# %% From the command line
 def run(args):
     """Predict for all inputs; the list of failures."""
     try:
         paths, notes = media.find_files(args.paths, args.out)
+        if args.labels:
+            args.labels = labels.read_labels(args.labels)
     except ValueError as error:
-        refuse(error)
+        raise InputError(error) from None
     missing = [name for name in detect.PACKAGES if importlib.util.find_spec(name) is None]
     if missing and not args.crops:
-        refuse(f"{missing[0]} is not installed: {media.EXTRAS}, or give --crops")
-    if args.out.exists() and not args.out.is_dir():
-        refuse(f"--out {args.out}: is a file; give a folder")
-    if args.out.exists() and any(args.out.iterdir()) and not args.overwrite:
-        refuse(f"--out {args.out}: holds files already; give another folder, or --overwrite")
+        raise InputError(f"{missing[0]} is not installed: {media.EXTRAS}, or give --crops")
+    if args.out and args.out.exists() and not args.out.is_dir():
+        raise InputError(f"--out {args.out}: is a file; give a folder")
+    if args.out and args.out.exists() and any(args.out.iterdir()) and not args.overwrite:
+        message = "holds files already; give another folder, or --overwrite"
+        raise InputError(f"--out {args.out}: {message}")
     args.boxes = read_boxes(args.boxes) if args.boxes else None
-    model = load_model(args)
-    args.out.mkdir(parents=True, exist_ok=True)
-    path_for = functools.partial(free_path, args.out, taken=set())
+    given = {"weights": args.weights, "script": args.script, "image_size": args.image_size or 120}
+    model = load(args.run, **given, cuda=args.cuda)
+    licence = f"; {LICENCE}" if Path(model.weights).resolve().parent == PRETRAINED else ""
+    say(f"{model.weights}, by {Path(model.script.__file__).name}{licence}")
+    if not args.json:
+        say(HEAD)
+    if args.out:
+        args.out.mkdir(parents=True, exist_ok=True)
+        path_for = functools.partial(free_path, args.out, taken=set())
+    else:
+        args.no_draw, path_for = True, None
     with (
-        report(args.out, model) as (add, failures),
+        report(args, model) as (add, failures),
         tqdm(total=len(paths), unit="pictures", disable=None) as bar,
     ):
 
@@ -779,7 +948,9 @@ def run(args):
             finish(batch, args, model, add, path_for, fail)
     for note in notes:
         say(note)
-    say(f"{args.out / 'predictions.csv'}, {args.out / 'predictions.json'}: written")
+    say(NOTE)
+    if args.out:
+        say(f"{args.out / 'predictions.csv'}, {args.out / 'predictions.json'}: written")
     return failures
 
 
@@ -787,7 +958,11 @@ def main(argv=None):
     """Run with the given command-line arguments; the exit code."""
     args = parse_settings(argv)
     try:
-        failures = run(args)
+        args.stdout = sys.stdout  # with --json for nothing else
+        with redirect_stdout(sys.stderr) if args.json else nullcontext():
+            failures = run(args)
+    except InputError as error:
+        refuse(error)
     except OSError as error:
         refuse(f"{error.filename or args.out}: {error.strerror or error}", 1)
     except KeyboardInterrupt:

@@ -430,7 +430,7 @@ def test_predictions_of_odd_names_on_an_ascii_terminal(module, words, tmp_path):
         text=True,
     )
     assert (result.returncode, result.stderr) == (0, "")
-    assert r"\u7167\u7247.jpg: face 1" in result.stdout
+    assert "  1  " in result.stdout and r"\u7167\u7247.jpg" + "\n" in result.stdout
     assert "照片.jpg" in (tmp_path / "out" / "predictions.csv").read_text(encoding="utf-8")
 
 

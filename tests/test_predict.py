@@ -5,6 +5,7 @@ import hashlib
 import json
 import math
 import os
+import re
 import shutil
 import struct
 import subprocess
@@ -146,7 +147,7 @@ def test_what_is_no_face_falls_to_the_default_score(bare, tmp_path, capsys):
     assert row["source"].endswith("astronaut.png") and near(row, PLACE + [96, 0, 96, 0])
     printed = capsys.readouterr().out
     for name in ("rocket", "coffee", "chelsea", "moon"):
-        assert f"{tmp_path / name}.png: no face\n" in printed
+        assert re.search(rf"no face +{tmp_path / name}\.png\n", printed)
         assert (out / f"{name}.jpg").exists()
     options = ["--min_score", 0.15, "--no_draw", "--out", tmp_path / "low"]
     assert call(*bare, tmp_path / "moon.png", *options) == 0
@@ -368,7 +369,7 @@ def test_crops_get_the_answers_of_the_run(loss, dataset, options, backbone, tmp_
 
     out = tmp_path / "out"
     words = ["--crops", "--no_draw", "--batch_size=3", "--out", out]
-    assert call(tmp_path / "run", *due, *words) == 0
+    assert call("--run", tmp_path / "run", *due, *words) == 0
     assert capsys.readouterr().err == ""
     rows = table(out)
     assert [row["source"] for row in rows] == list(due)
@@ -527,7 +528,10 @@ def test_boxes_from_elsewhere(bare, tmp_path, capsys):
     assert call(*bare, *paths, "--no_draw", "--out", tmp_path / "first") == 0
     words = ["--boxes", tmp_path / "first" / "predictions.csv", "--out", tmp_path / "second"]
     assert call(*bare, *paths, tmp_path / "other.png", *words) == 0
-    assert f"{tmp_path / 'other.png'}: no face" in capsys.readouterr().out
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split() for line in lines if "no face" in line] == [
+        ["no", "face", str(tmp_path / "other.png")]
+    ]
     first, second = table(tmp_path / "first"), table(tmp_path / "second")
     assert len(first) == len(second) == 11
     for name in ("source", "frame", "face", "left", "top", "right", "bottom"):
@@ -653,7 +657,8 @@ def test_three_seconds(bare, tmp_path, capsys):
     for column in ("age", "age_low", "age_high", "interval_probability", "gender_probability"):
         assert track[column] == frames[-1][column]
     shown = capsys.readouterr()
-    assert f"{clip}: track 1, 0.00-2.97 s: {track['age']} " in shown.out and shown.err == ""
+    assert shown.out.splitlines()[2].startswith(f"{track['age']:>13}  ") and shown.err == ""
+    assert shown.out.splitlines()[2].endswith(f"     1  {clip} 0.00-2.97 s")
 
     times, copy = read_video(out / "clip.mp4")
     assert len(copy) == 90 and copy[0].shape == (128, 200, 3)
@@ -1025,10 +1030,10 @@ def change(run, **facts):
 def test_a_changed_script_is_warned_of(run, bare, tmp_path, capsys):
     """It answers all the same, and as the bare weights do."""
     words = [tmp_path / "face.png", "--no_draw", "--out"]
-    assert call(run, *words, tmp_path / "same") == 0
+    assert call("--run", run, *words, tmp_path / "same") == 0
     assert capsys.readouterr().err == ""
     change(run, script_sha256="0" * 64)
-    assert call(run, *words, tmp_path / "changed") == 0
+    assert call("--run", run, *words, tmp_path / "changed") == 0
     warning = "predict.py: warning: afad-coral.py has changed since this run\n"
     assert capsys.readouterr().err == warning
     assert call(*bare, *words, tmp_path / "bare") == 0
@@ -1041,10 +1046,10 @@ def test_the_best_epoch_is_taken(run, bare, tmp_path, capsys):
     state = torch.load(bare[1], weights_only=True)
     state["linear_1_bias"] -= 10_000
     torch.save(state, run / "best_model.pt")
-    assert call(run, tmp_path / "face.png", "--out", tmp_path / "out") == 0
+    assert call(tmp_path / "face.png", "--run", run, "--out", tmp_path / "out") == 0
     [row] = table(tmp_path / "out")
     assert (row["age"], row["age_high"], row["at_end_of_range"]) == ("15", "15", "True")
-    assert "face 1: 15 or younger (15-15), " in capsys.readouterr().out
+    assert "15 or younger     15-15  " in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -1064,7 +1069,7 @@ def test_no_other_script_is_run(name, run, tmp_path, capsys, monkeypatch):
     """Whatever run.json names: by absolute path, from the working folder, beside predict.py."""
     (tmp_path / "evil.py").write_text(f"import os\nos.mkdir({str(tmp_path / 'made')!r})\n")
     (tmp_path / "code").mkdir()
-    for name_of in ("predict.py", "detect.py", "media.py"):
+    for name_of in ("predict.py", "detect.py", "media.py", "labels.py"):
         shutil.copy(CODE / name_of, tmp_path / "code")
     shutil.copy(tmp_path / "evil.py", tmp_path / "code")
     monkeypatch.chdir(tmp_path)
@@ -1073,7 +1078,7 @@ def test_no_other_script_is_run(name, run, tmp_path, capsys, monkeypatch):
     before = contents(tmp_path)
     for module in (predict, load(tmp_path / "code" / "predict.py")):
         with pytest.raises(SystemExit) as stop:
-            module.main([str(run), str(tmp_path / "face.png"), "--out", str(tmp_path / "out")])
+            module.main([str(tmp_path / "face.png"), f"--run={run}", f"--out={tmp_path / 'out'}"])
         err = capsys.readouterr().err
         assert stop.value.code == 2 and err.count("\n") == 1
         assert f"{run / 'run.json'}: its script, {name!r}, is none of these: [" in err
@@ -1104,7 +1109,7 @@ def test_no_other_script_is_run(name, run, tmp_path, capsys, monkeypatch):
 )
 def test_bad_run_folders(spoil, message, run, tmp_path, capsys):
     spoil(run)
-    assert call(run, tmp_path / "face.png", "--out", tmp_path / "out") == 2
+    assert call(tmp_path / "face.png", "--run", run, "--out", tmp_path / "out") == 2
     errors = [line for line in capsys.readouterr().err.splitlines() if "warning" not in line]
     assert len(errors) == 1 and message in errors[0] and str(run) in errors[0]
     assert not (tmp_path / "out").exists()
@@ -1157,3 +1162,209 @@ def test_missing_extras(bare, tmp_path, capsys, monkeypatch):
     film, photo = capsys.readouterr().err.splitlines()
     assert film.endswith(f"film.mp4: neither an image, nor PyAV there: {remedy}")
     assert photo.endswith(f"photo.jpg: an image in HEIC: {remedy}, or convert it to JPEG")
+
+
+# ---- Without --out, and for programs
+
+
+def test_what_is_printed(run, tmp_path, capsys, monkeypatch):
+    """Of an image, a video and a picture without a face; nothing is written anywhere."""
+    monkeypatch.chdir(tmp_path)
+    small(0.5).save("photo.png")
+    Image.new("RGB", (90, 90)).save("black.png")
+    save_video("film.mp4", moving(6), rate=4)
+    due = [call("photo.png", "film.mp4", "--run=run", "--out=out"), table(tmp_path / "out")][1]
+    before = contents(tmp_path)
+    capsys.readouterr()
+    assert call("photo.png", "film.mp4", "black.png", "--run", "run") == 0
+    shown = capsys.readouterr()
+    lines = [line.split() for line in shown.out.splitlines()]
+    assert lines[0] == ["run/model.pt,", "by", "afad-coral.py"]
+    assert lines[1] == ["age", "interval", "gender", "face", "picture"]
+    end = ["or", "younger"], ["or", "older"]
+    for line, row, source in (
+        (lines[2], due[0], ["photo.png"]),
+        (lines[3], due[-1], ["film.mp4", "0.00-1.25", "s"]),
+    ):
+        ages = [row["age"], *(end[row["age"] != "15"] if row["at_end_of_range"] == "True" else [])]
+        gender = [row["gender"], f"{float(row['gender_probability']):.0%}"]
+        years = f"{row['age_low']}-{row['age_high']}"
+        assert line == [*ages, years, *gender, "1", *source]
+    assert lines[4] == ["no", "face", "black.png"]
+    assert shown.out.splitlines()[5] == predict.NOTE and len(lines) == 6 and shown.err == ""
+    assert contents(tmp_path) == before
+
+
+def test_json(run, tmp_path, capsys):
+    """Standard output is what predictions.json holds, with --out and without it; the rest goes to
+    standard error."""
+    words = [tmp_path / "face.png", "--run", run, "--json"]
+    assert call(*words, "--out", tmp_path / "out") == 0
+    first = capsys.readouterr()
+    assert call(*words) == 0
+    second = capsys.readouterr()
+    assert first.out == second.out == (tmp_path / "out" / "predictions.json").read_text()
+    told = json.loads(first.out)
+    assert len(told["faces"]) == 1 and told["faces"][0]["source"] == str(tmp_path / "face.png")
+    assert predict.NOTE in second.err and "interval" not in second.err
+    assert call(*words, tmp_path / "film.txt") == 2
+    assert capsys.readouterr().out == ""
+
+
+def test_the_old_way_to_name_a_run(run, tmp_path, capsys):
+    assert call(run, tmp_path / "face.png") == 2
+    line = f"predict.py: error: {run}: is a run, no input; now it is given as --run {run}\n"
+    assert capsys.readouterr() == ("", line)
+
+
+def test_from_a_program(run, tmp_path, capsys):
+    """faces() of a path, a PIL image and an array, and of crops: the command line's figures; the
+    probabilities of all ages are those that the interval is told from."""
+    photo = tmp_path / "photo.png"
+    exif = Image.Exif()
+    exif[0x0112] = 3
+    FACE.rotate(180).save(photo, exif=exif)
+    assert call(photo, "--run", run, "--out", tmp_path / "out") == 0
+    [due] = table(tmp_path / "out")
+    capsys.readouterr()
+    model = predict.load(run)
+    with Image.open(photo) as image:
+        answers = [predict.faces(model, what) for what in (photo, str(photo), image)]
+    answers.append(predict.faces(model, np.asarray(FACE)))
+    for [face] in answers:
+        probas = face.pop("age_probas")
+        assert len(probas) == 26 and sum(probas) == pytest.approx(1)
+        held = sum(probas[face["age_low"] - 15 : face["age_high"] - 14])
+        assert held == pytest.approx(face["interval_probability"], abs=1e-4)
+        for name, value in face.items():
+            assert name == "source" or str(value) == due[name], name
+    [whole] = predict.faces(model, FACE, crops=True)
+    assert (whole["left"], whole["top"], whole["right"], whole["bottom"]) == (0, 0, 256, 256)
+    assert predict.faces(model, np.zeros((64, 64, 3), np.uint8)) == []
+    for bad in (np.zeros((64, 64), np.uint8), np.zeros((64, 64, 3)), np.zeros((0, 9, 3), np.uint8)):
+        with pytest.raises(ValueError, match="not uint8"):
+            predict.faces(model, bad)
+    with pytest.raises(predict.InputError, match="holds no model.pt"):
+        (run / "model.pt").unlink()
+        predict.load(run)
+    assert capsys.readouterr() == ("", "")
+
+
+def test_a_video_from_a_program(run, tmp_path):
+    """video() yields frame by frame what predictions.csv tells, also after a gap."""
+    clip = tmp_path / "film.mp4"
+    gap = [Image.new("RGB", (200, 128), GREY)] * 12
+    save_video(clip, [*moving(6), *gap, *moving(6)], rate=5)
+    assert call(clip, "--run", run, "--every", 2, "--no_draw", "--out", tmp_path / "out") == 0
+    frames, tracks = split(table(tmp_path / "out"))
+    assert [track["face"] for track in tracks] == ["1", "2"]
+    told = list(predict.video(predict.load(run), clip, every=2))
+    assert [number for number, *_ in told] == list(range(0, 24, 2))
+    assert [seconds for _, seconds, _ in told] == pytest.approx([n / 5 for n in range(0, 24, 2)])
+    rows = [row for *_, faces in told for row in faces]
+    assert [{k: str(v) for k, v in row.items()} for row in rows] == [
+        {k: v for k, v in row.items() if v} for row in frames
+    ]
+
+
+# ---- True values
+
+
+def labelled(tmp_path, run, text, *words):
+    """predictions.json of four crops, whose labels are in ``text``."""
+    for name in ("a/1.png", "a/2.png", "b/1.png", "b/3.png"):
+        (tmp_path / "in" / name).parent.mkdir(parents=True, exist_ok=True)
+        small(0.5 + 0.1 * int(name[2])).save(tmp_path / "in" / name)
+    (tmp_path / "labels.csv").write_text(text)
+    words = [*words, "--run", run, "--labels", tmp_path / "labels.csv", "--out", tmp_path / "out"]
+    assert call(tmp_path / "in", *words, "--overwrite") == 0
+    table(tmp_path / "out")
+    return json.loads((tmp_path / "out" / "predictions.json").read_text())
+
+
+def test_labels_by_hand(run, tmp_path, capsys):
+    """MAE, RMSE, share within 5 years and of genders, over all, by gender and by age, recomputed;
+    the longest end of a path decides; without --crops the figures of the largest face."""
+    text = "file,age,gender\na/1.png,20,male\n2.png,33,female\n1.png,25,\nb/3.png,20-29,male\n"
+    text += "elsewhere.png,50,male\n"
+    for words in (["--crops"], []):
+        told = labelled(tmp_path, run, text, *words)
+        rows = {row["source"].split("/in/")[1]: row for row in told["faces"]}
+        true = {name: (row["true_age"], row.get("true_gender", "")) for name, row in rows.items()}
+        assert true == {
+            "a/1.png": ("20", "male"),
+            "a/2.png": ("33", "female"),
+            "b/1.png": ("25", ""),
+            "b/3.png": ("20-29", "male"),
+        }
+        ages = {name: row["age"] for name, row in rows.items()}
+        errors = {
+            "a/1.png": abs(ages["a/1.png"] - 20),
+            "a/2.png": abs(ages["a/2.png"] - 33),
+            "b/1.png": abs(ages["b/1.png"] - 25),
+            "b/3.png": max(0, 20 - ages["b/3.png"], ages["b/3.png"] - 29),
+        }
+        right = {name: rows[name]["gender"] == true[name][1] for name in rows if name != "b/1.png"}
+        groups = {
+            "all": list(rows),
+            "female": ["a/2.png"],
+            "male": ["a/1.png", "b/3.png"],
+            "20-29": list(set(rows) - {"a/2.png"}),
+            "30-39": ["a/2.png"],
+        }
+        assert [row["group"] for row in told["scores"]] == list(groups)
+        for row in told["scores"]:
+            some = [errors[name] for name in groups[row["group"]]]
+            known = [right[name] for name in groups[row["group"]] if name in right]
+            assert row["photos"] == len(some)
+            assert row["mae"] == pytest.approx(sum(some) / len(some))
+            assert row["rmse"] == pytest.approx((sum(e * e for e in some) / len(some)) ** 0.5)
+            assert row["within_5"] == sum(error <= 5 for error in some) / len(some)
+            assert row["gender_accuracy"] == pytest.approx(sum(known) / len(known))
+        shown = capsys.readouterr().out
+        assert "4 of 5 labelled photos are here, with a face\n" in shown
+        assert f"{tmp_path / 'in' / 'a' / '1.png'} (true: 20 male)\n" in shown
+        last = told["scores"][-1]
+        assert f"30-39         1 {last['mae']:6.2f} {last['rmse']:6.2f}" in shown
+
+
+def test_the_label_means_the_largest_face(run, tmp_path):
+    picture = Image.new("RGB", (400, 256), GREY)
+    picture.paste(FACE, (150, 0))
+    picture.paste(small(0.5), (0, 0))
+    picture.save(tmp_path / "two.png")
+    (tmp_path / "labels.csv").write_text("file,age\ntwo.png,40\n")
+    words = ["--run", run, "--labels", tmp_path / "labels.csv", "--out", tmp_path / "out"]
+    assert call(tmp_path / "two.png", *words) == 0
+    rows = table(tmp_path / "out")
+    assert len(rows) == 2
+    largest = max(rows, key=lambda row: box_of(row)[2] - box_of(row)[0])
+    assert [row["true_age"] for row in rows if row is not largest] == [""]
+    assert largest["true_age"] == "40" and int(largest["left"]) > 150
+
+
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ("name,age\nx.png,3\n", "has no column 'file'"),
+        ("file,gender\nx.png,male\n", "has no column 'age'"),
+        ("file,age\nx.png,3\ny.png,old\n", "row 3: age 'old': give years, or a range as 20-29"),
+        ("file,age\nx.png,29-20\n", "row 2: age '29-20': give years"),
+        ("file,age\nx.png,nan\n", "row 2: age 'nan': give years"),
+        ("file,age,gender\nx.png,3,M\n", "row 2: gender 'M': give male, female or nothing"),
+        ("file,age\nx.png,3\nx.png,4\n", "row 3: 'x.png' has another label in an earlier row"),
+        ("", "no CSV ("),
+        ("file,age\n\xff,3\n", "no CSV ("),
+        ("file,age\nx.png,3,4,5\n", "no CSV ("),
+        (None, "No such file"),
+    ],
+)
+def test_bad_labels(text, message, run, tmp_path, capsys):
+    path = tmp_path / "labels.csv"
+    if text is not None:
+        path.write_bytes(text.encode("latin-1"))
+    words = ["--run", run, "--labels", path, "--out", tmp_path / "out"]
+    assert call(tmp_path / "face.png", *words) == (2 if text is not None else 1)
+    shown = capsys.readouterr()
+    assert shown.err.startswith(f"predict.py: error: {path}: {message}"), shown.err
+    assert shown.err.count("\n") == 1 and not (tmp_path / "out").exists()

@@ -2,6 +2,7 @@
 
 import csv
 import re
+import sys
 
 from conftest import ROOT, SCRIPTS, load, run
 
@@ -39,6 +40,7 @@ def test_the_table_of_the_fast_recipe():
 
 
 def test_snippet_predicts_as_the_run_did(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "path", [*sys.path])
     script = ROOT / "model-code/afad-coral.py"
     sample = ROOT / "datasets/sample/afad"
     for name in ("train", "test"):
@@ -54,7 +56,7 @@ def test_snippet_predicts_as_the_run_did(tmp_path, monkeypatch, capsys):
     with open(tmp_path / "run1" / "test_predictions.csv") as file:
         rows = list(csv.DictReader(file))
     snippet = re.search(r"```python\n(.*?)```", README, re.S)[1]
-    snippet = snippet.replace('"model-code/', f'"{ROOT}/model-code/')
+    snippet = snippet.replace('"model-code"', f'"{ROOT}/model-code"')
     monkeypatch.chdir(tmp_path)
     ages = []
     for row in rows:

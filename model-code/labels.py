@@ -1,0 +1,102 @@
+"""True ages and genders of photos, and how far predictions are from them."""
+
+import re
+from pathlib import PurePath
+
+import pandas as pd
+
+RANGE = re.compile(r"(\d{1,3})-(\d{1,3})")
+GENDERS = "female", "male"
+
+
+def bounds(age):
+    """Lowest and highest age in years that a label allows, of 31 or 20-29; ValueError if it is
+    neither."""
+    parts = RANGE.fullmatch(age)
+    low, high = map(float, parts.groups() if parts else (age, age))
+    if not 0 <= low <= high <= 150:
+        raise ValueError(age)
+    return low, high
+
+
+def read_labels(path):
+    """{end of a photo's path, in parts: (age, gender)} of a CSV with the columns file, age and, if
+    known, gender. ValueError where it can't be used."""
+    try:
+        table = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig")
+        if not isinstance(table.index, pd.RangeIndex):  # what pandas makes of longer rows
+            raise ValueError("rows are longer than the header")
+    except (ValueError, pd.errors.ParserError) as error:
+        raise ValueError(f"{path}: no CSV ({' '.join(str(error).split())})") from None
+    for column in ("file", "age"):
+        if column not in table:
+            raise ValueError(f"{path}: has no column {column!r}")
+    if "gender" not in table:
+        table["gender"] = ""
+    found = {}
+    for number, row in enumerate(table.itertuples(), 2):
+        place, key = f"{path}: row {number}", PurePath(row.file).parts
+        try:
+            bounds(row.age)
+        except ValueError:
+            raise ValueError(f"{place}: age {row.age!r}: give years, or a range as 20-29") from None
+        if row.gender not in ("", *GENDERS):
+            raise ValueError(f"{place}: gender {row.gender!r}: give male, female or nothing")
+        if found.setdefault(key, (row.age, row.gender)) != (row.age, row.gender):
+            raise ValueError(f"{place}: {row.file!r} has another label in an earlier row")
+    return found
+
+
+def label_of(source, found):
+    """The label, of read_labels(), whose file is the longest end of the path ``source``; None if
+    there is none."""
+    parts = PurePath(source).parts
+    ends = (found.get(parts[start:]) for start in range(len(parts)))
+    return next((label for label in ends if label), None)
+
+
+def scores(rows):
+    """How far the answers are from the labels: a dict for each group of ``rows`` (dicts of age,
+    true_age, true_gender, and gender where the network has that output): all, women, men, and by
+    age, decades or the ranges that the labels give. The error of an age is its distance in years to
+    the nearest one that the label allows."""
+    if not rows:
+        return []
+    table = pd.DataFrame(rows)
+    low, high = zip(*table["true_age"].map(bounds), strict=True)
+    table["low"], table["high"] = low, high
+    table["true_gender"] = table.get("true_gender", pd.Series(dtype=object))
+    error = (table["low"] - table["age"]).clip(lower=0) + (table["age"] - table["high"]).clip(
+        lower=0
+    )
+    table["error"], table["squared"], table["within_5"] = error, error**2, error <= 5
+    known = table["true_gender"].isin(GENDERS)
+    if "gender" in table:
+        table["right"] = (table["gender"] == table["true_gender"]).where(known)
+
+    decades = (table["low"] // 10).clip(upper=9).astype(int) * 10
+    ends = (decades + 9).replace(99, 100)
+    ranges = decades.astype(str) + "-" + ends.astype(str)
+    table["group"] = table["true_age"].where(table["low"] < table["high"], ranges)
+    groups = [("all", table)]
+    groups += [(g, table[table["true_gender"] == g]) for g in GENDERS]
+    groups += list(table.sort_values("low").groupby("group", sort=False))
+    found = []
+    for name, part in groups:
+        row = {"group": name, "photos": len(part), "mae": part["error"].mean()}
+        row |= {"rmse": part["squared"].mean() ** 0.5, "within_5": part["within_5"].mean()}
+        if "right" in part and part["right"].notna().any():
+            row["gender_accuracy"] = part["right"].dropna().astype(float).mean()
+        if len(part):
+            found.append(row)
+    return found
+
+
+def as_table(found):
+    """scores() in lines for people."""
+    lines = [f"{'group':<8} {'photos':>6} {'MAE':>6} {'RMSE':>6} {'within 5':>9} {'gender':>7}"]
+    for row in found:
+        numbers = f"{row['mae']:6.2f} {row['rmse']:6.2f} {row['within_5']:9.1%}"
+        gender = f"{row['gender_accuracy']:7.1%}" if "gender_accuracy" in row else ""
+        lines.append(f"{row['group']:<8} {row['photos']:6} {numbers} {gender}".rstrip())
+    return lines
