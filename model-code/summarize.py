@@ -206,8 +206,9 @@ def read_probas(path, loss, labels, num_classes):
     float16. ``open_memmap`` reads plain arrays only, never a pickle.
     """
     probas = np.lib.format.open_memmap(path, mode="r")
+    half = probas.dtype == np.float16
     expected = (len(labels), num_classes if loss == "ce" else num_classes - 1)
-    if probas.shape != expected or probas.dtype not in (np.float32, np.float16):
+    if probas.shape != expected or not (half or probas.dtype == np.float32):
         raise ValueError(f"{probas.dtype} {probas.shape}, float32 {expected} expected")
     if not (probas.min() >= 0 and probas.max() <= 1):
         raise ValueError("a value is no probability")
@@ -217,10 +218,9 @@ def read_probas(path, loss, labels, num_classes):
         if abs(sums - 1).max() > 0.01:
             raise ValueError("the probabilities of an image do not add up to 1")
         probas = np.cumsum(probas[:, :0:-1] / sums, axis=1)[:, ::-1]
-    of_probas = {
-        "inconsistencies": rank_inconsistencies(probas),
-        "reliability": reliability(probas, labels),
-    }
+    of_probas = {"reliability": reliability(probas, labels)}
+    if loss == "ce" or not half:  # rounding hides crossings near 1
+        of_probas["inconsistencies"] = rank_inconsistencies(probas)
     probas = -np.sort(-probas, axis=1)  # which makes a distribution of them, where they cross
     answers = {"median": (probas > 0.5).sum(axis=1), "mean": probas.sum(axis=1)}
     decoded = {name: mae_and_rmse(answer - labels) for name, answer in answers.items()}
@@ -783,7 +783,8 @@ NOTES = {
 Balanced MAE: mean of the MAEs of the single ages, of which some have few images. CS(5), CS(10):
 images with an error of at most 5 and 10 years. CRPS: continuous ranked probability score in years,
 lower is better; it scores the whole distribution, and is the MAE where an age is certain. Rank
-inconsistencies: mean number per image of k with P(y > k+1) > P(y > k), 0 for CE by construction.
+inconsistencies: mean number per image of k with P(y > k+1) > P(y > k), 0 for CE by construction;
+float16 probabilities do not tell.
 MAE of median: of always answering the training images' median age. Settings: those that set a group
 apart from others like it; train, valid, test are the number of images and a checksum of CSV and
 images.""",
