@@ -842,7 +842,7 @@ def test_an_unfinished_run_is_in_the_curves_only(summarize, tmp_path):
         assert (line.get_color(), line.get_linestyle()) == ("#d55e00", ":")
         assert line.get_xdata().tolist() == list(range(1, 8))
         costs = [float(row["cost"]) for row in read_csv(runs[-1] / "history.csv")[:7]]
-        assert line.get_ydata().tolist() == costs
+        assert line.get_ydata().tolist() == pytest.approx(costs)
         labels = [text.get_text() for text in right.get_legend().get_texts()]
         assert "CE, unfinished" in labels and "CORAL" in labels
 
