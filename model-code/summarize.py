@@ -228,10 +228,10 @@ def read_probas(path, loss, labels, num_classes):
 
 
 def crps(probas, labels):
-    """Continuous ranked probability score, mean over images, in years: the area between the
-    distribution function and the step at the true age, squared (Gneiting and Raftery 2007,
-    section 4.2), a sum for whole years; probas (images, K-1) are P(y > k). The absolute error,
-    where an age is certain."""
+    """Continuous ranked probability score, mean over images, in years; probas (images, K-1) are
+    P(y > k), not increasing. The integral of the squared difference between the distribution
+    function and the step at the true age (Gneiting and Raftery 2007, section 4.2), for whole years
+    a sum; the absolute error, where one age is certain."""
     happened = labels[:, None] > np.arange(probas.shape[1])
     return ((probas - happened) ** 2).sum(axis=1).mean()
 
