@@ -471,6 +471,18 @@ def validate(epoch, split, args, device, state):
 
 
 # %% From here on: settings, files, resuming, several processes, the command line [all]
+# For `uv run`, which then needs no environment; the same as requirements.txt.
+# /// script
+# requires-python = ">=3.10,<3.15"
+# dependencies = [
+#     "torch>=2.9,<2.15",
+#     "torchvision>=0.24,<0.30",
+#     "pandas>=2.2",
+#     "numpy>=1.26",
+#     "pillow>=11.3",
+#     "tqdm>=4.66",
+# ]
+# ///
 
 
 # %% Settings [all]

@@ -1,10 +1,12 @@
 """Tables and plots from run folders: the losses compared over seeds, as in the paper.
 
-    python summarize.py run1 run2 run3 --out report
+    python summarize.py run1 run2 run3                   the two main tables, as Markdown
+    python summarize.py run1 run2 run3 --out report      all tables and plots
 
 A RUN is a folder written by a training script, whatever its data set, or a folder with a published
 training.log (and test_predictions.log). The report: index.html (opens from disk), results.md,
-results.csv, paired.csv, by_group.csv and the plots as PNG.
+results.csv, decoding.csv, paired.csv, by_group.csv and the plots as PNG. Of an unfinished run only
+the learning curve is drawn.
 
 Runs are averaged over seeds only where all else agrees: data set, loss, task importance weights,
 gender output, epoch (the last, or the one chosen on validation), and every setting and data file
@@ -15,6 +17,7 @@ comparison; losses are compared image by image only within one.
 import argparse
 import hashlib
 import html
+import io
 import json
 import re
 import sys
@@ -29,9 +32,8 @@ from whole_files import written
 try:
     from matplotlib.colors import LinearSegmentedColormap, LogNorm
     from matplotlib.figure import Figure
-except ImportError:
-    print("summarize.py: error: pip install -r requirements-extras.txt first", file=sys.stderr)
-    sys.exit(2)
+except ImportError:  # the printed tables need no plots
+    Figure = None
 
 # The published logs and their CSVs speak of labels, of which the lowest has this age.
 PUBLISHED_YOUNGEST_AGE = {"afad": 15, "cacd": 14, "morph2": 16, "utk": 21}
@@ -63,11 +65,13 @@ def read(reader, path, *args):
 
 
 # Reading a run gives results (dicts): one for the last epoch, and one for the epoch chosen on
-# validation where there is one. "images" is in those with usable predictions only.
+# validation where there is one. "images" is in those with usable predictions only. A run that is
+# still running gives one with its curves, but no "mae".
 
 
 def read_run(folder, test_csvs, notes):
-    """The results in ``folder``; none, and a line in ``notes``, where the run is unfinished."""
+    """The results in ``folder``; a line in ``notes`` where the run is unfinished, or more is to be
+    said."""
     if (folder / "run.json").exists():
         return read(read_run_json, folder / "run.json", notes)
     if (folder / "training.log").exists():
@@ -77,13 +81,15 @@ def read_run(folder, test_csvs, notes):
 
 def read_run_json(path, notes):
     folder, record = path.parent, json.loads(path.read_text(encoding="utf-8"))
-    options = record["settings"]
-    if record["status"] != "finished":
-        history = folder / "history.csv"
-        done = max(history.read_bytes().count(b"\n") - 1, 0) if history.exists() else 0
-        notes.append(f"{folder}: left out, unfinished ({done} of {options['epochs']} epochs done).")
-        return []
-    data = record["data"]
+    options, finished = record["settings"], record["status"] == "finished"
+    curves = read(read_history, folder / "history.csv", finished)
+    if not finished:
+        notes.append(
+            f"{folder}: unfinished ({len(curves)} of {options['epochs']} epochs done), left out of "
+            "all but the learning curves."
+        )
+        if curves.empty or "data" not in record:
+            return []
     result = {
         "folder": folder,
         "script": record["script_sha256"],
@@ -93,17 +99,25 @@ def read_run_json(path, notes):
         "imp_weight": int(bool(options["imp_weight"])),
         "gender": int(bool(record["gender"])),
         "epochs": int(options["epochs"]),
-        "minutes": float(record["minutes"]),
-        "median_mae": float(data["test"]["median_mae"]),
-        "curves": read(read_history, folder / "history.csv"),
+        "curves": curves,
     }
     if not re.fullmatch("[a-z0-9]+", result["dataset"]) or result["loss"] not in LOSSES:
         raise ValueError(f"no data set or no loss: {result['dataset']}, {result['loss']}")
     settings = {key: value for key, value in options.items() if key not in NOT_COMPARED}
     settings |= {key: record[key] for key in ("num_classes", "youngest_age", "processes")}
-    settings["train"] = image_set(data["train"])
-    results = []
-    for prefix in ["", "best_"] if options.get("valid_csv") else [""]:
+    settings["train"] = image_set(record["data"]["train"])
+    if not finished:
+        return [result | {"epoch": "unfinished", "settings": settings}]
+    return read_results(folder, record, result | {"settings": settings}, notes)
+
+
+def read_results(folder, record, result, notes):
+    """``result`` with the test figures of the last epoch, and with those of the epoch chosen on
+    validation, where its files are there."""
+    data, results, prefixes = record["data"], [], [""]
+    if record["settings"].get("valid_csv") and list(folder.glob("best_test_*")):
+        prefixes.append("best_")
+    for prefix in prefixes:
         file = folder / f"{prefix}test_predictions.csv"
         images = read(read_predictions, file, record)
         labels = images["true_age"].to_numpy() - record["youngest_age"]
@@ -111,13 +125,15 @@ def read_run_json(path, notes):
         of_probas = read(read_probas, file, record["loss"], labels, record["num_classes"])
         used = {"valid": image_set(data["valid"])} if prefix else {}
         used["test"] = image_set(data["test"], rows_of(images))
-        result |= {
+        figures = {
             "epoch": "best on validation" if prefix else "last",
-            "settings": settings | used,
+            "settings": result["settings"] | used,
             "mae": float(record["metrics"][f"{prefix}test_mae"]),
             "rmse": float(record["metrics"][f"{prefix}test_rmse"]),
+            "median_mae": float(data["test"]["median_mae"]),
+            "minutes": float(record["minutes"]),
         }
-        results.append(score(result, images, notes, of_probas))
+        results.append(score(result | figures, images, notes, of_probas))
     return results
 
 
@@ -134,8 +150,13 @@ def rows_of(images):
     return images[["path", "true_age"]].to_csv(index=False)
 
 
-def read_history(path):
-    return pd.read_csv(path)[["epoch", "cost", "valid_mae"]].astype(float)
+def read_history(path, finished):
+    """epoch, cost and valid_mae, a row per epoch."""
+    columns = ["epoch", "cost", "valid_mae"]
+    text = path.read_text(encoding="utf-8") if finished or path.exists() else ""
+    if not finished:  # the last line may be half written
+        text = text[: text.rfind("\n") + 1] or ",".join(columns)
+    return pd.read_csv(io.StringIO(text))[columns].astype(float)
 
 
 def read_predictions(path, record):
@@ -178,23 +199,45 @@ def standard_images(table, dataset):
 
 
 def read_probas(path, loss, labels, num_classes):
-    """Rank inconsistencies per image, and reliability, of the P(y > k) in one .npy file.
+    """What the P(y > k) in one .npy file are worth: rank inconsistencies per image, reliability,
+    CRPS, and MAE and RMSE (years) of the distribution's median and mean as the answer.
 
-    The file is (images, K-1) P(y > k), or for ce (images, K) class probabilities.
-    ``open_memmap`` reads plain arrays only, never a pickle.
+    The file is (images, K-1) P(y > k), or for ce (images, K) class probabilities, in float32 or
+    float16. ``open_memmap`` reads plain arrays only, never a pickle.
     """
     probas = np.lib.format.open_memmap(path, mode="r")
+    half = probas.dtype == np.float16
     expected = (len(labels), num_classes if loss == "ce" else num_classes - 1)
-    if probas.shape != expected or probas.dtype != np.float32:
+    if probas.shape != expected or not (half or probas.dtype == np.float32):
         raise ValueError(f"{probas.dtype} {probas.shape}, float32 {expected} expected")
     if not (probas.min() >= 0 and probas.max() <= 1):
         raise ValueError("a value is no probability")
+    probas = probas.astype(np.float64)
     if loss == "ce":  # from P(y = k) to P(y > k)
-        probas = np.cumsum(probas[:, :0:-1], axis=1)[:, ::-1]
-    return {
-        "inconsistencies": rank_inconsistencies(probas),
-        "reliability": reliability(probas, labels),
-    }
+        sums = probas.sum(axis=1, keepdims=True)
+        if abs(sums - 1).max() > 0.01:
+            raise ValueError("the probabilities of an image do not add up to 1")
+        probas = np.cumsum(probas[:, :0:-1] / sums, axis=1)[:, ::-1]
+    of_probas = {"reliability": reliability(probas, labels)}
+    if loss == "ce" or not half:  # rounding hides crossings near 1
+        of_probas["inconsistencies"] = rank_inconsistencies(probas)
+    probas = -np.sort(-probas, axis=1)  # which makes a distribution of them, where they cross
+    answers = {"median": (probas > 0.5).sum(axis=1), "mean": probas.sum(axis=1)}
+    decoded = {name: mae_and_rmse(answer - labels) for name, answer in answers.items()}
+    return of_probas | {"crps": crps(probas, labels), "decoded": decoded}
+
+
+def crps(probas, labels):
+    """Continuous ranked probability score, mean over images, in years; probas (images, K-1) are
+    P(y > k), not increasing. The integral of the squared difference between the distribution
+    function and the step at the true age (Gneiting and Raftery 2007, section 4.2), for whole years
+    a sum; the absolute error, where one age is certain."""
+    happened = labels[:, None] > np.arange(probas.shape[1])
+    return ((probas - happened) ** 2).sum(axis=1).mean()
+
+
+def mae_and_rmse(errors):
+    return np.abs(errors).mean(), (errors**2).mean() ** 0.5
 
 
 def rank_inconsistencies(probas):
@@ -213,7 +256,7 @@ def reliability(probas, labels, bins=10):
 def score(result, images, notes, of_probas=None):
     """``result`` with what its predictions say (years, %), where they agree with its log."""
     errors = images["predicted_age"] - images["true_age"]
-    mae, rmse = errors.abs().mean(), (errors**2).mean() ** 0.5
+    mae, rmse = mae_and_rmse(errors)
     if max(abs(mae - result["mae"]), abs(rmse - result["rmse"])) > 0.01 + 1e-9:
         notes.append(
             f"{result['folder']}: only its log is used, not its predictions: they give a test "
@@ -222,11 +265,15 @@ def score(result, images, notes, of_probas=None):
         )
         return result.copy()
     images = images.assign(error=errors, right=np.nan).drop(columns="path")
-    scores = {"mae": mae, "rmse": rmse, "cs5": 100 * (errors.abs() <= 5).mean(), "images": images}
+    scores = {"mae": mae, "rmse": rmse, "images": images}
+    scores["balanced_mae"] = errors.abs().groupby(images["true_age"]).mean().mean()
+    scores |= {f"cs{years}": 100 * (errors.abs() <= years).mean() for years in (5, 10)}
     if "p_male" in images:
         right = (images["p_male"] > 0.5) == (images["gender"] == "male")
         images["right"] = (100.0 * right).where(images["gender"].notna())
         scores["gender_accuracy"] = images["right"].mean()
+    if of_probas:
+        of_probas["decoded"]["own rule"] = (mae, rmse)
     return result | (of_probas or {}) | scores
 
 
@@ -307,12 +354,17 @@ def read_test_csv(path, dataset):
 
 
 def compare(results, notes):
-    """[{(loss, imp_weight): [results, one per seed]}], one dict per comparison."""
-    comparisons = {}
+    """[{(loss, imp_weight): [results, one per seed]}], one dict per comparison.
+
+    An unfinished run joins each comparison of its data set and settings, whatever the test images,
+    or else forms one with others like it.
+    """
+    comparisons, unfinished = {}, []
     for result in results:
-        conditions = [result[key] for key in ("dataset", "epoch", "gender", "settings")]
-        groups = comparisons.setdefault(json.dumps(conditions, sort_keys=True), {})
-        group = groups.setdefault((result["loss"], result["imp_weight"]), [])
+        if "mae" not in result:
+            unfinished.append(result)
+            continue
+        group = group_of(comparisons, result)
         twin = next((other for other in group if other["seed"] == result["seed"]), None)
         if twin:
             notes.append(
@@ -325,6 +377,12 @@ def compare(results, notes):
         if first["script"] != result["script"] and note not in notes:  # a run may have two epochs
             notes.append(note)
         group.append(result)
+    for result in unfinished:
+        homes = [groups for groups in comparisons.values() if trained_alike(groups, result)]
+        for groups in homes:
+            groups.setdefault((result["loss"], result["imp_weight"]), []).append(result)
+        if not homes:
+            group_of(comparisons, result).append(result)
     order = [(loss, weighted) for loss in LOSSES for weighted in (0, 1)]
     return [
         {key: groups[key] for key in sorted(groups, key=order.index)}
@@ -332,10 +390,32 @@ def compare(results, notes):
     ]
 
 
+def group_of(comparisons, result):
+    conditions = [result[key] for key in ("dataset", "epoch", "gender", "settings")]
+    groups = comparisons.setdefault(json.dumps(conditions, sort_keys=True), {})
+    return groups.setdefault((result["loss"], result["imp_weight"]), [])
+
+
+def trained_alike(groups, result):
+    """Whether ``groups`` has finished runs, trained on the same data and settings as ``result``."""
+
+    def training(result):
+        settings = {k: v for k, v in result["settings"].items() if k not in ("valid", "test")}
+        return result["dataset"], result["gender"], settings
+
+    first = first_of(groups)
+    return "mae" in first and training(first) == training(result)
+
+
 def having(groups, name):
     """``groups`` with only those of their results that hold ``name``, and without empty groups."""
     having = {key: [result for result in group if name in result] for key, group in groups.items()}
     return {key: group for key, group in having.items() if group}
+
+
+def first_of(groups):
+    """The first finished result in ``groups``, or else the first."""
+    return next(iter((having(groups, "mae") or groups).values()))[0]
 
 
 def label(key):
@@ -352,13 +432,22 @@ def deviation(values):
     return f"{np.std(values, ddof=1):.2f}" if len(values) > 1 else ""
 
 
+def plus_minus(average, deviation):
+    return f"{average} ± {deviation}" if deviation else average
+
+
+def seeds_of(group):
+    return " ".join(str(seed) for seed in sorted(result["seed"] for result in group))
+
+
 def results_table(number, groups):
     rows = []
-    for key, group in groups.items():
+    for key, group in having(groups, "mae").items():
         first = group[0]
         values = {
             name: [result.get(name, np.nan) for result in group]
-            for name in ("mae", "rmse", "cs5", "gender_accuracy", "inconsistencies", "median_mae")
+            for name in "mae rmse balanced_mae cs5 cs10 crps gender_accuracy inconsistencies "
+            "median_mae minutes".split()
         }
         rows.append(
             {
@@ -369,20 +458,36 @@ def results_table(number, groups):
                 "gender": str(first["gender"]),
                 "epoch": first["epoch"],
                 "runs": str(len(group)),
-                "seeds": " ".join(str(seed) for seed in sorted(r["seed"] for r in group)),
+                "seeds": seeds_of(group),
                 "test MAE": mean(values["mae"]),
                 "MAE sd": deviation(values["mae"]),
                 "test RMSE": mean(values["rmse"]),
                 "RMSE sd": deviation(values["rmse"]),
+                "balanced MAE": mean(values["balanced_mae"]),
                 "CS(5) %": mean(values["cs5"]),
+                "CS(10) %": mean(values["cs10"]),
+                "CRPS": mean(values["crps"]),
                 "gender accuracy %": mean(values["gender_accuracy"]),
                 "rank inconsistencies": mean(values["inconsistencies"], 3),
                 "MAE of median": mean(values["median_mae"]),
                 "epochs": str(first["epochs"]),
-                "minutes": mean([result["minutes"] for result in group], 1),
+                "minutes": mean(values["minutes"], 1),
                 "settings": ", ".join(settings_of(first)),
             }
         )
+    return rows
+
+
+def decoding_table(number, groups):
+    """MAE and RMSE, mean ± sd over seeds, of three answers that the same probabilities give."""
+    rows = []
+    for key, group in having(groups, "decoded").items():
+        row = {"comparison": str(number), "loss": label(key), "seeds": seeds_of(group)}
+        for i, error in enumerate(("MAE", "RMSE")):
+            for answer in ("own rule", "median", "mean"):
+                values = [result["decoded"][answer][i] for result in group]
+                row[f"{error}: {answer}"] = plus_minus(mean(values), deviation(values))
+        rows.append(row)
     return rows
 
 
@@ -395,6 +500,50 @@ def apart(result, others):
     alike = [o for o in others if all(o[k] == result[k] for k in ("dataset", "epoch", "gender"))]
     shared = set.intersection(*(set(settings_of(other)) for other in alike))
     return ", ".join(text for text in settings_of(result) if text not in shared)
+
+
+def frame(table, comparisons):
+    """The rows of ``table`` for all comparisons, which count from 1."""
+    numbered = enumerate(comparisons, 1)
+    return pd.DataFrame([row for pair in numbered for row in table(*pair)], dtype=str)
+
+
+def results_apart(comparisons):
+    """The results table, of whose settings only those are left that set a comparison apart."""
+    table, firsts = frame(results_table, comparisons), [first_of(groups) for groups in comparisons]
+    if not table.empty:
+        numbers = table["comparison"].astype(int)
+        table["settings"] = [apart(firsts[number - 1], firsts) for number in numbers]
+    return table
+
+
+def short_tables(comparisons):
+    """The README's two tables in Markdown, results and decoding. Where there are several
+    comparisons, the first columns are those that tell them apart."""
+    results, decoding = results_apart(comparisons), frame(decoding_table, comparisons)
+    telling = [n for n in ("data set", "gender", "epoch", "settings") if results[n].nunique() > 1]
+    short, always = [], {}
+    for row in results.to_dict("records"):
+        share, weighted = row["CS(5) %"], ", weighted" if row["imp. weights"] == "1" else ""
+        columns = {name: row[name] for name in telling}
+        columns |= {"loss": row["loss"] + weighted, "seeds": row["seeds"].replace(" ", ", ")}
+        columns["test MAE"] = plus_minus(row["test MAE"], row["MAE sd"])
+        columns["RMSE"] = plus_minus(row["test RMSE"], row["RMSE sd"])
+        columns["within 5 years"] = share and f"{share} %"
+        columns |= {name: row[name] for name in ("CRPS", "rank inconsistencies", "minutes")}
+        short.append(columns)
+        if row["MAE of median"]:
+            place = {name: row[name] for name in telling if name == "data set"}
+            place |= {"loss": "always the median age", "test MAE": row["MAE of median"]}
+            always[row["data set"], row["MAE of median"]] = place
+    tables = [pd.DataFrame([*short, *always.values()]).fillna("")]
+    if not decoding.empty:
+        places = results.drop_duplicates("comparison").set_index("comparison")[telling]
+        decoding = decoding.join(places, on="comparison")
+        decoding["seeds"] = decoding["seeds"].str.replace(" ", ", ")
+        answers = [name for name in decoding if name not in ("comparison", *telling)]
+        tables.append(decoding[[*telling, *answers]])
+    return "\n".join(map(to_markdown, tables))
 
 
 def paired_table(number, groups):
@@ -478,12 +627,16 @@ def by_group_table(number, groups):
     return sorted(rows, key=order)
 
 
-# Plots. A loss keeps its colour, dashed where importance-weighted. Each shows the groups that have
-# what PLOTS, below, says it needs.
+# Plots. A loss keeps its colour, dashed where importance-weighted, dotted where unfinished. Each
+# shows the groups that have what PLOTS, below, says it needs.
 
 
 def line(key):
     return {"color": COLOURS[key[0]], "linestyle": "--" if key[1] else "-", "label": label(key)}
+
+
+def unfinished_line(key):
+    return line(key) | {"linestyle": ":", "marker": ".", "label": f"{label(key)}, unfinished"}
 
 
 def shades(key):
@@ -509,8 +662,12 @@ def plot_curves(groups):
     panels = figure.subplots(1, len(shown), squeeze=False)[0]
     for ax, (column, name) in zip(panels, shown.items(), strict=True):
         for key, group in groups.items():
+            named = set()
             for result in group:
-                style = line(key) | ({} if result is group[0] else {"label": None})
+                style = line(key) if "mae" in result else unfinished_line(key)
+                if style["label"] in named:
+                    style["label"] = None
+                named.add(style["label"])
                 ax.plot(result["curves"]["epoch"], result["curves"][column], linewidth=1, **style)
         ax.set(xlabel="epoch", ylabel=name)
         ax.legend()
@@ -606,7 +763,12 @@ PLOTS = {
 
 # The report.
 
-TABLES = {"results": results_table, "paired": paired_table, "by_group": by_group_table}
+TABLES = {
+    "results": results_table,
+    "decoding": decoding_table,
+    "paired": paired_table,
+    "by_group": by_group_table,
+}
 
 GENERATOR = '<meta name="generator" content="summarize.py">'
 STYLE = """
@@ -617,11 +779,19 @@ th, td { padding: 0.2rem 0.4rem; border-bottom: 1px solid #ccc; text-align: left
 td { white-space: nowrap; } td.number { text-align: right; }
 """
 NOTES = {
-    "results": """MAE and RMSE in years: mean over seeds, and sample standard deviation (sd). CS(5):
-images with an error of at most 5 years. Rank inconsistencies: mean number per image of k with
-P(y > k+1) > P(y > k), 0 for CE by construction. MAE of median: of always answering the
-training images' median age. Settings: those that set a group apart from others like it; train,
-valid, test are the number of images and a checksum of CSV and images.""",
+    "results": """MAE and RMSE in years: mean over seeds, and sample standard deviation (sd).
+Balanced MAE: mean of the MAEs of the single ages, of which some have few images. CS(5), CS(10):
+images with an error of at most 5 and 10 years. CRPS: continuous ranked probability score in years,
+lower is better; it scores the whole distribution, and is the MAE where an age is certain. Rank
+inconsistencies: mean number per image of k with P(y > k+1) > P(y > k), 0 for CE by construction;
+float16 probabilities do not tell.
+MAE of median: of always answering the training images' median age. Settings: those that set a group
+apart from others like it; train, valid, test are the number of images and a checksum of CSV and
+images.""",
+    "decoding": """The same probabilities answered three ways; years, mean over seeds ± sample
+standard deviation. Own rule: the most probable age for CE, the number of P(y > k) above 0.5 for
+OR-CNN and CORAL. Median and mean: of the predicted distribution, the mean not rounded, inconsistent
+P(y > k) sorted first. The median is the own rule of OR-CNN and CORAL.""",
     "paired": """A - B: difference of the mean MAEs (years), below 0 where A is better. Over images:
 95 % interval from 2000 bootstrap resamples of the test images, the trained networks being given.
 Over seeds: 95 % interval of a two-sample t, the test images being given; needs two seeds each. More
@@ -633,26 +803,22 @@ of predicted minus true age (years).""",
 
 def write_report(comparisons, notes, out):
     """All files of the report into the folder ``out``; index.html last."""
-    numbered = list(enumerate(comparisons, 1))
-    tables = {
-        name: pd.DataFrame([row for pair in numbered for row in table(*pair)], dtype=str)
-        for name, table in TABLES.items()
-    }
+    tables = {name: frame(table, comparisons) for name, table in TABLES.items()}
     for name, table in tables.items():
         with written(out / f"{name}.csv") as file:
             file.write(encoded(table.to_csv(index=False)))
+    tables["results"] = results_apart(comparisons)
 
-    firsts = [next(iter(groups.values()))[0] for groups in comparisons]
-    tables["results"]["settings"] = [
-        apart(firsts[int(number) - 1], firsts) for number in tables["results"]["comparison"]
-    ]
-    page = ["<h1>Results</h1>", to_html(tables["results"]), *paragraphs(NOTES["results"])]
+    page = ["<h1>Results</h1>"]
+    if not tables["results"].empty:
+        page += [to_html(tables["results"]), *paragraphs(NOTES["results"])]
     page += ["<h2>Left out, and remarks</h2>", *paragraphs(*notes)] if notes else []
-    for (number, groups), first in zip(numbered, firsts, strict=True):
+    for number, groups in enumerate(comparisons, 1):
+        first = first_of(groups)
         gender = ", gender output" if first["gender"] else ""
         page.append(f"<h2>{number}: {first['dataset']}, epoch: {first['epoch']}{gender}</h2>")
         page += paragraphs(f"Settings: {', '.join(settings_of(first))}.")
-        for name in ("paired", "by_group"):
+        for name in ("decoding", "paired", "by_group"):
             table = tables[name]
             if not table.empty and (here := table["comparison"] == str(number)).any():
                 page += [to_html(table[here]), *paragraphs(NOTES[name])]
@@ -687,7 +853,9 @@ def to_html(table):
     """Cells that hold a number are of class number."""
     table = filled(table)
     rows = [f"<td>{'</td><td>'.join(map(html.escape, row))}</td>" for row in table.to_numpy()]
-    body = re.sub(r"<td>(?=-?[0-9.]+( to -?[0-9.]+)?<)", "<td class=number>", "\n<tr>".join(rows))
+    body = re.sub(
+        r"<td>(?=-?[0-9.]+( (to|±) -?[0-9.]+)?<)", "<td class=number>", "\n<tr>".join(rows)
+    )
     head = "".join(f"<th>{html.escape(name)}</th>" for name in table)
     return f"<div><table><thead><tr>{head}</thead>\n<tbody>\n<tr>{body}</tbody></table></div>"
 
@@ -723,7 +891,11 @@ def main(argv=None):
     )
     parser.error = fail
     parser.add_argument("runs", nargs="+", metavar="RUN", help="folder of a run or published log")
-    parser.add_argument("--out", required=True, help="folder for the report, made if need be")
+    parser.add_argument(
+        "--out",
+        help="folder for the report, made if need be; without it the main "
+        "tables are printed as Markdown",
+    )
     parser.add_argument(
         "--published_test_csv",
         action="append",
@@ -734,8 +906,12 @@ def main(argv=None):
     parser.add_argument("--overwrite", action="store_true", help="replace the report in --out")
     args = parser.parse_args(argv)
 
-    out, notes, test_csvs, results = Path(args.out), [], {}, []
-    old = old_report(out, args.overwrite)
+    notes, test_csvs, results = [], {}, []
+    if args.out:
+        if not Figure:
+            fail("--out draws plots: pip install -r requirements-extras.txt first")
+        out = Path(args.out)
+        old = old_report(out, args.overwrite)
     for option in args.published_test_csv:
         dataset, _, path = option.partition("=")
         if dataset not in PUBLISHED_YOUNGEST_AGE or not path:
@@ -743,9 +919,13 @@ def main(argv=None):
         test_csvs[dataset] = read(read_test_csv, path, dataset)
     for folder in tqdm(args.runs, disable=None):
         results += read_run(Path(folder), test_csvs, notes)
-    if not results:
+    if not any(args.out or "mae" in result for result in results):
         fail(f"no finished run among those given. {' '.join(notes)}")
     comparisons = compare(results, notes)
+    if not args.out:
+        print("\n".join(notes), end="\n" * bool(notes), file=sys.stderr)
+        print(short_tables(comparisons), end="")
+        return
     try:
         out.mkdir(parents=True, exist_ok=True)
         write_report(comparisons, notes, out)

@@ -252,9 +252,47 @@ def full_report(tmp_path_factory, summarize):
             write_run(folder / f"utk-w-{seed}", dataset="utk", loss="coral", seed=seed, **options)
         )
     runs.append(write_run(folder / "morph2-coral", count=80))
-    runs.append(write_run(folder / "unfinished", status="running"))
+    runs.append(write_run(folder / "unfinished", status="running", count=80))
     summarize.main([*map(str, runs), "--out", str(folder / "report")])
     return folder / "report", runs
+
+
+def slow_classes(probas, loss):
+    """The probability of each class, from a row of a test_probas.npy as a list."""
+    if loss == "ce":
+        return probas
+    above = [1, *sorted(probas, reverse=True), 0]
+    return [above[k] - above[k + 1] for k in range(len(above) - 1)]
+
+
+def slow_crps(classes, label):
+    """E|X - label| - E|X - X'| / 2 for independent X and X' of these probabilities, another form
+    of the score (Gneiting and Raftery 2007, equation 21)."""
+    ages = range(len(classes))
+    spread = sum(classes[i] * classes[j] * abs(i - j) for i in ages for j in ages)
+    return sum(classes[i] * abs(i - label) for i in ages) - spread / 2
+
+
+def slow_median(classes):
+    """The age whose expected absolute error is the smallest, by trying all."""
+    ages = range(len(classes))
+    return min(ages, key=lambda age: sum(classes[i] * abs(i - age) for i in ages))
+
+
+def slow_decoding(folder, prefix):
+    """[own rule, median, mean]: the errors (years) of that answer, an image after the other."""
+    record = json.loads((folder / "run.json").read_text())
+    errors = [[], [], []]
+    probas = np.load(folder / f"{prefix}test_probas.npy").tolist()
+    for row, of_image in zip(
+        read_csv(folder / f"{prefix}test_predictions.csv"), probas, strict=True
+    ):
+        classes, age = slow_classes(of_image, record["loss"]), int(row["true_age"])
+        errors[0].append(float(row["predicted_age"]) - age)
+        errors[1].append(slow_median(classes) + record["youngest_age"] - age)
+        mean = sum(i * p for i, p in enumerate(classes))
+        errors[2].append(mean + record["youngest_age"] - age)
+    return errors
 
 
 def slow_facts(folder, prefix):
@@ -262,18 +300,25 @@ def slow_facts(folder, prefix):
     record = json.loads((folder / "run.json").read_text())
     rows = read_csv(folder / f"{prefix}test_predictions.csv")
     errors = [float(row["predicted_age"]) - float(row["true_age"]) for row in rows]
-    total = squares = within = 0
-    for error in errors:
+    total = squares = within = within10 = 0
+    of_ages = {}
+    for row, error in zip(rows, errors, strict=True):
         total += abs(error)
         squares += error * error
         within += abs(error) <= 5
+        within10 += abs(error) <= 10
+        of_ages.setdefault(row["true_age"], []).append(abs(error))
     right = known = 0
     for row in rows:
         if row.get("true_gender"):
             known += 1
             right += (float(row["p_male"]) > 0.5) == (row["true_gender"] == "male")
-    crossed = 0
-    for probas in np.load(folder / f"{prefix}test_probas.npy").tolist():
+    crossed = crps = 0
+    for row, probas in zip(
+        rows, np.load(folder / f"{prefix}test_probas.npy").tolist(), strict=True
+    ):
+        label = int(row["true_age"]) - record["youngest_age"]
+        crps += slow_crps(slow_classes(probas, record["loss"]), label)
         if record["loss"] == "ce":
             probas = [sum(probas[k + 1 :]) for k in range(len(probas) - 1)]
         for k in range(len(probas) - 1):
@@ -281,7 +326,10 @@ def slow_facts(folder, prefix):
     return {
         "mae": total / len(rows),
         "rmse": math.sqrt(squares / len(rows)),
+        "balanced": statistics.mean(map(statistics.mean, of_ages.values())),
         "cs5": 100 * within / len(rows),
+        "cs10": 100 * within10 / len(rows),
+        "crps": crps / len(rows),
         "gender": 100 * right / known if known else None,
         "crossed": crossed / len(rows),
         "minutes": record["minutes"],
@@ -325,7 +373,10 @@ def test_results_table_from_raw_predictions(full_report):
         assert row["seeds"] == {1: "0", 2: "1 3", 3: "1 2 3"}[len(facts)]
         assert row["test MAE"] == f"{average(facts, 'mae'):.2f}"
         assert row["test RMSE"] == f"{average(facts, 'rmse'):.2f}"
+        assert row["balanced MAE"] == f"{average(facts, 'balanced'):.2f}"
         assert row["CS(5) %"] == f"{average(facts, 'cs5'):.2f}"
+        assert row["CS(10) %"] == f"{average(facts, 'cs10'):.2f}"
+        assert row["CRPS"] == f"{average(facts, 'crps'):.2f}"
         assert row["rank inconsistencies"] == f"{average(facts, 'crossed'):.3f}"
         assert row["minutes"] == f"{average(facts, 'minutes'):.1f}"
         assert (row["MAE of median"], row["epochs"]) == ("9.32", "30")
@@ -340,6 +391,31 @@ def test_results_table_from_raw_predictions(full_report):
 
 
 GROUPS = [("ce", 0), ("ordinal", 0), ("coral", 0), ("coral", 1)]
+
+
+def test_decoding_table_from_raw_predictions(full_report):
+    report, runs = full_report
+    rows = read_csv(report / "decoding.csv")
+    wanted = [("2", "best_", *key) for key in GROUPS] + [("3", "", *key) for key in GROUPS]
+    wanted = [("1", "", "coral", 0), *wanted]
+    assert len(rows) == len(wanted)
+    for row, (number, prefix, loss, imp_weight) in zip(rows, wanted, strict=True):
+        name = "morph2-coral" if number == "1" else f"utk-{'w' if imp_weight else loss}-"
+        folders = sorted(folder for folder in runs if folder.name.startswith(name))
+        of_seeds = [slow_decoding(folder, prefix) for folder in folders]
+        assert (row["comparison"], row["loss"]) == (number, NAMES[loss] + ", weighted" * imp_weight)
+        assert row["seeds"] == {1: "0", 2: "1 3", 3: "1 2 3"}[len(folders)]
+        for i, answer in enumerate(("own rule", "median", "mean")):
+            maes = [statistics.mean(map(abs, errors[i])) for errors in of_seeds]
+            squares = [statistics.mean(error**2 for error in errors[i]) for errors in of_seeds]
+            for error, values in ("MAE", maes), ("RMSE", list(map(math.sqrt, squares))):
+                said = f"{statistics.mean(values):.2f}"
+                if len(values) > 1:
+                    said += f" ± {statistics.stdev(values):.2f}"
+                assert row[f"{error}: {answer}"] == said
+        if loss != "ce":
+            assert row["MAE: median"] == row["MAE: own rule"]
+            assert row["RMSE: median"] == row["RMSE: own rule"] != row["RMSE: mean"]
 
 
 def test_paired_table_from_raw_predictions(full_report):
@@ -427,14 +503,78 @@ def test_markdown_and_page_say_the_same_as_the_csv(full_report):
     report, _ = full_report
     markdown = (report / "results.md").read_text()
     page = html.unescape((report / "index.html").read_text())
-    for name in ("results", "paired", "by_group"):
+    for name in ("results", "decoding", "paired", "by_group"):
         for row in read_csv(report / f"{name}.csv"):
             row.pop("settings", None)  # cut to what sets a group apart, on the page
             cells = [value for value in row.values() if value]
             assert re.search(r"[ |]+".join(map(re.escape, cells)), html.unescape(markdown))
             assert re.search("</td><td[^>]*>(?:</td><td[^>]*>)*".join(map(re.escape, cells)), page)
-    assert "unfinished: left out, unfinished (30 of 30 epochs done)." in markdown
+    assert "unfinished: unfinished (30 of 30 epochs done), left out of all but" in markdown
     assert page.count("<img") == len(list(report.glob("*.png"))) == 6 + 6 + 5
+
+
+def test_printed_tables(full_report, capsys, summarize):
+    """The CSV's figures in Markdown on stdout, the notes on stderr; nothing is written."""
+    report, runs = full_report
+    before = {path: path.stat().st_mtime_ns for path in report.parent.rglob("*")}
+    process = run(SCRIPT, *runs)
+    assert process.returncode == 0 and process.stderr.count("\n") == 1
+    assert "unfinished (30 of 30 epochs done)" in process.stderr
+    assert {path: path.stat().st_mtime_ns for path in report.parent.rglob("*")} == before
+
+    results = [
+        "| data set | gender | epoch | loss | seeds | test MAE | RMSE | within 5 years | CRPS "
+        "| rank inconsistencies | minutes |",
+        "| --- " * 11 + "|",
+    ]
+    places = {}
+    for row in read_csv(report / "results.csv"):
+        weighted = ", weighted" if row["imp. weights"] == "1" else ""
+        place = places[row["comparison"]] = [row["data set"], row["gender"], row["epoch"]]
+        cells = [*place, row["loss"] + weighted, row["seeds"].replace(" ", ", ")]
+        for name in ("MAE", "RMSE"):
+            sd = row[f"{name} sd"]
+            cells.append(f"{row[f'test {name}']} ± {sd}" if sd else row[f"test {name}"])
+        cells += [f"{row['CS(5) %']} %", row["CRPS"], row["rank inconsistencies"], row["minutes"]]
+        results.append(f"| {' | '.join(cells)} |")
+    for dataset in ("morph2", "utk"):
+        results.append(f"| {dataset} |  |  | always the median age |  | 9.32 " + "|  " * 5 + "|")
+
+    rows = read_csv(report / "decoding.csv")
+    names = ["data set", "gender", "epoch", *list(rows[0])[1:]]
+    decoding = [f"| {' | '.join(names)} |", "| --- " * 11 + "|"]
+    for row in rows:
+        cells = [*places[row["comparison"]], row["loss"], row["seeds"].replace(" ", ", ")]
+        decoding.append(f"| {' | '.join([*cells, *list(row.values())[3:]])} |")
+    assert process.stdout == "\n".join([*results, "", *decoding, ""])
+
+
+def test_printed_tables_of_one_comparison_are_the_readmes(summarize, tmp_path, capsys):
+    runs = [write_run(tmp_path / f"{seed}", seed=seed) for seed in (2, 1)]
+    summarize.main([*map(str, runs)])
+    results, decoding = capsys.readouterr().out.split("\n\n")
+    facts = [slow_facts(folder, "") for folder in runs]
+    sd = {name: statistics.stdev(fact[name] for fact in facts) for name in ("mae", "rmse")}
+    assert results.splitlines() == [
+        "| loss | seeds | test MAE | RMSE | within 5 years | CRPS | rank inconsistencies "
+        "| minutes |",
+        "| --- " * 8 + "|",
+        f"| CORAL | 1, 2 | {average(facts, 'mae'):.2f} ± {sd['mae']:.2f} "
+        f"| {average(facts, 'rmse'):.2f} ± {sd['rmse']:.2f} | {average(facts, 'cs5'):.2f} % "
+        f"| {average(facts, 'crps'):.2f} | 0.000 | 14.0 |",
+        "| always the median age |  | 9.32 |  |  |  |  |  |",
+    ]
+    assert decoding.startswith("| loss | seeds | MAE: own rule | MAE: median | MAE: mean |")
+    assert decoding.count("\n") == 3
+
+
+def test_printed_settings_are_those_that_differ(summarize, tmp_path, capsys):
+    runs = [write_run(tmp_path / "a", count=20), write_run(tmp_path / "b", count=20, lr=0.1)]
+    summarize.main([*map(str, runs)])
+    for table in capsys.readouterr().out.split("\n\n"):
+        rows = [row.split(" | ")[:3] for row in table.splitlines()]
+        assert rows[0] == ["| settings", "loss", "seeds"]
+        assert rows[2:4] == [["| lr 0.0005", "CORAL", "0"], ["| lr 0.1", "CORAL", "0"]]
 
 
 # Single quantities against known cases.
@@ -456,6 +596,46 @@ def test_rank_inconsistencies(summarize):
     assert summarize.rank_inconsistencies(crossing) == slow_inconsistencies(crossing) > 15
     ordered = -np.sort(-crossing, axis=1)
     assert summarize.rank_inconsistencies(ordered) == slow_inconsistencies(ordered) == 0
+
+
+def test_crps_of_known_distributions(summarize):
+    """Of a certain age the absolute error; of two ages like 0 and 1, each 1/2, 1/4 of a year."""
+    labels = np.array([3, 0, 5, 2])
+    certain = (np.array([3, 4, 1, 2])[:, None] > np.arange(5)).astype(float)
+    assert summarize.crps(certain, labels) == (0 + 4 + 4 + 0) / 4
+    assert summarize.crps(np.array([[0.5]]), np.array([0])) == 0.25
+    assert summarize.crps(np.array([[1, 0.5, 0]]), np.array([3])) == 1.25  # ages 1 and 2; 3 is true
+    draw = np.random.default_rng(0)
+    probas = -np.sort(-draw.random((1, 30)))
+    classes = slow_classes(probas[0].tolist(), "coral")
+    first, second = draw.choice(31, (2, 400_000), p=classes)
+    sampled = abs(first - 7).mean() - abs(first - second).mean() / 2
+    assert summarize.crps(probas, np.array([7])) == pytest.approx(sampled, abs=0.05)
+
+
+def of_probas(summarize, path, probas, labels, loss, dtype=np.float32):
+    np.save(path, np.array(probas, dtype))
+    classes = len(probas[0]) + (loss != "ce")
+    return summarize.read_probas(path, loss, np.array(labels), classes)
+
+
+def test_answers_of_known_distributions(summarize, tmp_path):
+    """The label is 0 in all, so that the MAE is the answer."""
+    path = tmp_path / "probas.npy"
+    for loss, probas, median, mean in [
+        ("ce", [0.4, 0.3, 0.2, 0.1], 1, 1.0),  # the most probable is 0
+        ("ce", [0.5, 0.0, 0.0, 0.5], 0, 1.5),  # the sum reaches 0.5 at 0
+        ("ce", [0.25, 0.0, 0.125, 0.625], 3, 2.125),
+        ("ce", [1 / 101] * 101, 50, 50.0),  # which float16 rounds to a sum of 1.0002
+        ("coral", [0.75, 0.625, 0.25], 2, 1.625),
+        ("ordinal", [0.25, 0.75, 0.625], 2, 1.625),  # the same, crossing
+        ("coral", [0.5, 0.5, 0.25], 0, 1.25),
+    ]:
+        known = {"median": (median, median), "mean": (mean, mean)}
+        for dtype in (np.float32, np.float16):
+            decoded = of_probas(summarize, path, [probas], [0], loss, dtype)["decoded"]
+            for answer, figures in known.items():
+                assert decoded[answer] == pytest.approx(figures, abs=1e-3)
 
 
 def test_bootstrap_against_known_cases(summarize):
@@ -593,6 +773,97 @@ def test_what_is_averaged(summarize, tmp_path):
     firsts = [groups["coral", 0][0] for groups in comparisons]
     apart = sorted(summarize.apart(first, firsts) for first in firsts)
     assert apart == ["lr 0.0005, recipe paper", "lr 0.1, recipe fast"]
+
+
+def shipped(folder):
+    """``folder`` as the repository ships a run: without weights, in float16, last epoch only."""
+    small = folder.with_name(f"{folder.name}-shipped")
+    small.mkdir()
+    for name in ("run.json", "history.csv", "training.log", "test_predictions.csv"):
+        shutil.copy(folder / name, small)
+    np.save(small / "test_probas.npy", np.load(folder / "test_probas.npy").astype(np.float16))
+    return small
+
+
+@pytest.mark.parametrize("loss", ["ce", "ordinal", "coral"])
+def test_a_run_as_shipped_gives_the_same_figures(summarize, tmp_path, loss):
+    """But for answers within 1/4096 of a border, and the crossings, which float16 does not tell."""
+    whole = write_run(tmp_path / "run", dataset="utk", loss=loss, count=1315, valid=True)
+    small = shipped(whole)
+    assert sum(path.stat().st_size for path in small.iterdir()) < 250_000
+    notes = []
+    last, best = summarize.read_run(whole, {}, notes)
+    (half,) = summarize.read_run(small, {}, notes)
+    assert notes == [] and (last["epoch"], best["epoch"]) == ("last", "best on validation")
+    assert half["settings"] == last["settings"]
+    for name in ("mae", "rmse", "balanced_mae", "cs5", "cs10", "median_mae", "minutes"):
+        assert half[name] == last[name]
+    assert half["crps"] == pytest.approx(last["crps"], abs=0.001)
+    assert half.get("inconsistencies") == (0 if loss == "ce" else None)
+    assert ("inconsistencies" in last) and (last["inconsistencies"] > 1) == (loss == "ordinal")
+    for answer, figures in last["decoded"].items():
+        assert half["decoded"][answer] == pytest.approx(figures, abs=0.005)
+
+
+def test_an_unfinished_run_is_in_the_curves_only(summarize, tmp_path):
+    """Of the comparisons with its settings, whatever their epoch and test images."""
+    runs = [
+        write_run(tmp_path / "a", count=20, valid=True),
+        write_run(tmp_path / "b", count=20, valid=True, loss="ordinal"),
+        write_run(tmp_path / "c", count=20, valid=True, images_seed=8),
+        write_run(tmp_path / "d", count=20, valid=True, lr=0.1),
+        write_run(tmp_path / "e", count=20, valid=True, loss="ce", seed=5, status="running"),
+    ]
+    for folder in runs:  # c has other test images, but was trained on the same
+        record = json.loads((folder / "run.json").read_text())
+        record["data"]["train"]["csv_sha256"] = "cd" * 32
+        (folder / "run.json").write_text(json.dumps(record))
+    history = (runs[-1] / "history.csv").read_text().splitlines(keepends=True)
+    (runs[-1] / "history.csv").write_text("".join(history[:8]) + history[8][:5])
+    comparisons, notes = read_all(summarize, runs)
+    assert notes == [
+        f"{runs[-1]}: unfinished (7 of 30 epochs done), left out of all but the learning curves."
+    ]
+    homes = {
+        r["folder"].name
+        for groups in comparisons
+        if ("ce", 0) in groups
+        for group in groups.values()
+        for r in group
+    }
+    assert homes == {"a", "b", "c", "e"} and len(comparisons) == 6
+    for number, groups in enumerate(comparisons, 1):
+        for table in summarize.TABLES.values():
+            assert "CE" not in {v for row in table(number, groups) for v in row.values()}
+        assert summarize.first_of(groups)["epoch"] in ("last", "best on validation")
+        if ("ce", 0) not in groups:
+            continue
+        left, right = summarize.plot_curves(groups).axes
+        (line,) = [line for line in left.lines if line.get_label() == "CE, unfinished"]
+        assert (line.get_color(), line.get_linestyle()) == ("#d55e00", ":")
+        assert line.get_xdata().tolist() == list(range(1, 8))
+        costs = [float(row["cost"]) for row in read_csv(runs[-1] / "history.csv")[:7]]
+        assert line.get_ydata().tolist() == pytest.approx(costs)
+        labels = [text.get_text() for text in right.get_legend().get_texts()]
+        assert "CE, unfinished" in labels and "CORAL" in labels
+
+
+def test_a_report_on_unfinished_runs_alone(summarize, tmp_path, capsys):
+    runs = [write_run(tmp_path / "a", status="running", count=20)]
+    runs.append(write_run(tmp_path / "b", status="running", count=20, seed=1))
+    runs.append(write_run(tmp_path / "c", status="running", count=20, lr=0.1, loss="ce"))
+    out = tmp_path / "report"
+    summarize.main([*map(str, runs), "--out", str(out)])
+    assert sorted(path.name for path in out.glob("*.png")) == ["1-curves.png", "2-curves.png"]
+    page = (out / "index.html").read_text()
+    assert page.count("<img") == 2 and "<table" not in page and "30 of 30 epochs done" in page
+    comparisons, _ = read_all(summarize, runs)
+    (pair,) = [groups for groups in comparisons if ("coral", 0) in groups]
+    (panel,) = summarize.plot_curves(pair).axes
+    labels = [text.get_text() for text in panel.get_legend().get_texts()]
+    assert labels == ["CORAL, unfinished"] and len(panel.lines) == 2
+    capsys.readouterr()
+    assert "no finished run among" in error_line(capsys, summarize, *runs)
 
 
 def test_runs_on_different_test_images_are_never_paired(summarize, tmp_path):
@@ -921,6 +1192,7 @@ def zipped(path):
         ("test_probas.npy", lambda path: np.save(path, np.zeros((20, 54), np.float64))),
         ("test_probas.npy", lambda path: np.save(path, np.full((20, 54), np.nan, np.float32))),
         ("test_probas.npy", lambda path: np.save(path, np.full((20, 54), 1.5, np.float32))),
+        ("test_probas.npy", lambda path: np.save(path, np.full((20, 54), 1.5, np.float16))),
     ],
 )
 def test_damaged_file_is_named_in_one_line(summarize, tmp_path, capsys, name, corrupt):
@@ -932,6 +1204,16 @@ def test_damaged_file_is_named_in_one_line(summarize, tmp_path, capsys, name, co
     assert not list(folder.glob("*.loaded"))
 
 
+def test_class_probabilities_must_add_up_to_1(summarize, tmp_path, capsys):
+    folder = write_run(tmp_path / "run", count=20, loss="ce")
+    probas = np.load(folder / "test_probas.npy")
+    for factor in (0, 0.98):
+        probas[7] *= factor
+        np.save(folder / "test_probas.npy", probas)
+        line = error_line(capsys, summarize, folder)
+        assert "test_probas.npy cannot be used (ValueError: the probabilities of an image" in line
+
+
 def test_other_bad_input(summarize, tmp_path, capsys):
     good = write_run(tmp_path / "run", count=20)
     out = tmp_path / "report"
@@ -940,15 +1222,16 @@ def test_other_bad_input(summarize, tmp_path, capsys):
         line = error_line(capsys, summarize, good, folder, "--out", out)
         assert f"{folder} holds no run: neither run.json nor training.log" in line
     unfinished = write_run(tmp_path / "unfinished", status="running")
-    line = error_line(capsys, summarize, unfinished, "--out", out)
-    assert "no finished run" in line and "30 of 30 epochs" in line
+    (unfinished / "history.csv").unlink()
+    for args in (["--out", out], []):
+        line = error_line(capsys, summarize, unfinished, *args)
+        assert "no finished run" in line and "0 of 30 epochs" in line
     for option in ("morph=x.csv", "morph2", "morph2="):
         line = error_line(capsys, summarize, good, "--out", out, "--published_test_csv", option)
         assert f"--published_test_csv {option}: write DATASET=CSV" in line
     missing = f"morph2={tmp_path / 'no.csv'}"
     line = error_line(capsys, summarize, good, "--out", out, "--published_test_csv", missing)
     assert "no.csv cannot be used (FileNotFoundError" in line
-    assert "--out" in error_line(capsys, summarize, good)
     log = published_run(tmp_path / "morph-coral__seed0", "coral", predictions=[1, 2, 3])
     write_csv(tmp_path / "two.csv", [{"": "a.jpg", "age": 1}, {"": "b.jpg", "age": 2}])
     two = f"morph2={tmp_path / 'two.csv'}"
@@ -974,11 +1257,15 @@ def test_predictions_must_agree_with_the_log_to_a_hundredth(summarize, tmp_path,
     assert ("images" in result) == used != len(notes)
 
 
-def test_missing_matplotlib_is_said(tmp_path):
+def test_without_matplotlib_the_tables_are_printed_all_the_same(tmp_path):
+    folder = write_run(tmp_path / "run", count=20)
     (tmp_path / "matplotlib.py").write_text("raise ImportError")
-    process = run(SCRIPT, "--help", PYTHONPATH=str(tmp_path))
-    line = "summarize.py: error: pip install -r requirements-extras.txt first\n"
-    assert (process.returncode, process.stderr) == (2, line)
+    process = run(SCRIPT, folder, PYTHONPATH=str(tmp_path))
+    assert (process.returncode, process.stderr) == (0, "") and "CORAL" in process.stdout
+    process = run(SCRIPT, folder, "--out", tmp_path / "report", PYTHONPATH=str(tmp_path))
+    line = "summarize.py: error: --out draws plots: pip install -r requirements-extras.txt first\n"
+    assert (process.returncode, process.stderr, process.stdout) == (2, line, "")
+    assert not (tmp_path / "report").exists()
 
 
 def test_predictions_that_disagree_with_run_json_are_not_used(summarize, tmp_path):
@@ -1005,7 +1292,7 @@ def test_out_is_never_overwritten_unasked(summarize, tmp_path, capsys):
     summarize.main([str(coral), "--out", str(out), "--overwrite"])
     assert len(read_csv(out / "results.csv")) == 1
     names = {path.name for path in out.iterdir()}
-    assert "mine.png" in names and "2-gender.png" not in names and len(names) == 11
+    assert "mine.png" in names and "2-gender.png" not in names and len(names) == 12
     for taken in (coral, coral / "run.json"):
         content = [path.read_bytes() for path in sorted(coral.iterdir())]
         line = error_line(capsys, summarize, coral, "--out", taken, "--overwrite")
@@ -1042,7 +1329,7 @@ def test_strings_from_files_are_escaped(summarize, tmp_path):
         text = (tmp_path / "report" / name).read_text()
         assert "<script" not in text and "<b>" not in text and "&lt;script&gt;" in text
     table = (tmp_path / "report" / "results.md").read_text().split("\n\n")[0].splitlines()
-    assert {len(re.findall(r"(?<!\\)\|", line)) for line in table if line[0] == "|"} == {17}
+    assert {len(re.findall(r"(?<!\\)\|", line)) for line in table if line[0] == "|"} == {20}
     assert read_csv(tmp_path / "report" / "by_group.csv")[-1]["group"] in (evil, "W")
 
 
@@ -1071,10 +1358,10 @@ def test_reading_while_a_run_is_written(summarize, tmp_path):
         deadline = time.monotonic() + 20
         while len(seen) < 2 and time.monotonic() < deadline:
             notes = []
-            results = summarize.read_run(folder, {}, notes)
-            assert bool(results) != bool(notes)
-            seen.add(len(results))
-        assert seen == {0, 1}
+            (result,) = summarize.read_run(folder, {}, notes)
+            assert ("mae" in result) != bool(notes)
+            seen.add("mae" in result)
+        assert seen == {False, True}
     finally:
         writer.kill()
         writer.wait()
@@ -1084,15 +1371,17 @@ def test_every_stage_of_a_young_run(summarize, tmp_path):
     whole = write_run(tmp_path / "whole", count=20, status="running")
     young = tmp_path / "young"
     young.mkdir()
-    record = json.loads((whole / "run.json").read_text())
-    del record["data"], record["minutes"]
     (young / "training.log").write_text("PyTorch Version: 2.14.1\n")
     assert read_all(summarize, [young])[0] == []
-    (young / "run.json").write_text(json.dumps(record))
-    for text, done in (("", 0), ("epoch,cost\n", 0), ("epoch,cost\n1,2.0\n2,1", 1)):
-        (young / "history.csv").write_text(text)
+    shutil.copy(whole / "run.json", young)
+    head = "epoch,cost,seconds,wait_seconds,images_per_second,valid_mae,valid_rmse\n"
+    one = head + "1,2.5,60,1,300,,\n"
+    for text, done in ((None, 0), ("", 0), (head[:9], 0), (head, 0), (one + "2,1", 1)):
+        if text is not None:
+            (young / "history.csv").write_text(text)
         comparisons, notes = read_all(summarize, [young])
-        assert comparisons == [] and f"({done} of 30 epochs done)" in notes[0]
+        assert len(comparisons) == done and f"({done} of 30 epochs done)" in notes[0]
+    assert comparisons[0]["coral", 0][0]["curves"]["cost"].tolist() == [2.5]
 
 
 # The page in a real browser.
@@ -1130,10 +1419,11 @@ def test_page_in_chromium(full_report, tmp_path):
     )
     found = json.loads(re.search(r"<pre id=\"found\">(.*?)</pre>", result.stdout)[1])
     assert found["pictures"] == [True] * 17
-    csvs = {name: read_csv(report / f"{name}.csv") for name in ("results", "paired", "by_group")}
+    of_comparison = ("decoding", "paired", "by_group")
+    csvs = {name: read_csv(report / f"{name}.csv") for name in ("results", *of_comparison)}
     rows = [len(csvs["results"])]
     for number in "123":
-        for name in ("paired", "by_group"):
+        for name in of_comparison:
             here = sum(row["comparison"] == number for row in csvs[name])
             rows += [here] if here else []
     assert [len(table) - 1 for table in found["tables"]] == rows
