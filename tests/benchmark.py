@@ -527,7 +527,7 @@ def main():
             print(f"torch {torch.__version__}, {torch.get_num_threads()} threads")
             return prediction(folder, 90)
         options = [f"--{kind}_csv={folder / kind}.csv" for kind in ("train", "test")]
-        options += [f"--image_path={folder / 'images'}"]
+        options += [f"--image_path={folder / 'images'}", "--seed=1"]
         if given.cuda is not None:
             options += [f"--cuda={given.cuda}"]
             return on_device(module, folder, options, given.cuda, given.batch_size, given.steps)

@@ -493,8 +493,8 @@ def test_predict(words, whole, tmp_path):
     (tmp_path / "faces").mkdir()
     for path in sorted(os.listdir(images))[:40]:
         os.symlink(os.path.join(images, path), tmp_path / "faces" / path)
-    for cuda in ("--cuda=-1", CUDA):
-        rows.append(predict(trained, tmp_path / "faces", tmp_path / cuda, cuda))
+    for name, cuda in (("cpu", "--cuda=-1"), ("device", CUDA)):
+        rows.append(predict(trained, tmp_path / "faces", tmp_path / name, cuda))
     assert len(rows[0]) == len(rows[1]) == 40
     for cpus, ours in zip(*rows, strict=True):
         for name in ("source", "age", "age_low", "age_high", "gender"):
