@@ -265,8 +265,8 @@ def to_device(images, device, args):
             images = images.pin_memory().to(device, non_blocking=True)
         torch.cuda.current_stream(device).wait_stream(copy_stream(device))
         images.record_stream(torch.cuda.current_stream(device))
-    # by a tensor: for a plain number CUDA multiplies with 1/255, which rounds otherwise
-    images = images.float() / torch.tensor(255.0, device=device)
+    # by a tensor, as CUDA multiplies with 1/255 for a number; filled there, as copying one waits
+    images = images.float() / torch.full((), 255.0, device=device)
     return images.contiguous(memory_format=torch.channels_last) if args.channels_last else images
 
 
@@ -300,10 +300,10 @@ def worsen(images, draws):
     images = torch.where(grey[:, None] > 0.7, images.mean(1, keepdim=True), images)
 
     for factor in (2, 3):
-        some = ((shrunk + 0.3 * factor).flatten() - 1.45).abs() < 0.15
-        if some.any():
-            small = F.interpolate(images[some], [size // factor] * 2, mode="area")
-            images[some] = F.interpolate(small, [size] * 2, mode="bilinear", align_corners=False)
+        some = (shrunk[:, None] + 0.3 * factor - 1.45).abs() < 0.15
+        small = F.interpolate(images, [size // factor] * 2, mode="area")
+        small = F.interpolate(small, [size] * 2, mode="bilinear", align_corners=False)
+        images = torch.where(some, small, images)
 
     inside = (x - left).abs() < (2 + width) / 6
     inside = inside & ((x[:, None] - top).abs() < (2 + height) / 6) & (hidden > 0)
@@ -316,12 +316,12 @@ def random_changes(images, args, step, count, some):
     several processes draw the same."""
     rng, keep = np.random.default_rng((args.seed, step)), None
     if args.augment:
-        draws = rng.uniform(-1, 1, (count, 21 if args.augment == 2 else 9))[some]
-        images = augment(images, torch.tensor(draws).float().to(images.device), args.augment)
+        draws = torch.tensor(rng.uniform(-1, 1, (count, 21 if args.augment == 2 else 9))[some])
+        images = augment(images, draws.float().to(images.device, non_blocking=True), args.augment)
     if args.drop_path:  # later blocks more often; those kept count for more, as the mean must stay
         rates = args.drop_path * np.arange(1, 17) / 16
         kept = (rng.random((count, 16))[some] >= rates) / (1 - rates)
-        keep = torch.tensor(kept).float().to(images.device)
+        keep = torch.tensor(kept).float().to(images.device, non_blocking=True)
     return images, keep
 
 
@@ -330,8 +330,8 @@ def optimisation(model, args, steps):
     """The optimiser, Adam or with weight decay AdamW, and the schedule of its learning rate over
     ``steps``: constant, or with --onecycle 1 from lr/25 up to lr in the first fifth and down to
     lr/250,000, both along a cosine."""
-    # without weight decay AdamW is Adam, to the bit if it is not fused
-    how = {"weight_decay": args.weight_decay, "fused": bool(args.fused)}
+    # without weight decay AdamW is Adam, to the bit if it is not fused; on CUDA False would be slow
+    how = {"weight_decay": args.weight_decay, "fused": bool(args.fused) or None}
     optimizer = torch.optim.AdamW(model.parameters(), args.lr, **how)
     if not args.onecycle:
         return optimizer, torch.optim.lr_scheduler.ConstantLR(optimizer, factor=1)
@@ -353,11 +353,11 @@ def batch_cost(network, split, rows, mine, inputs, imp, args, device):
         logits, gender_logits = network(*inputs)
 
     # where ``mine`` is empty the one image that was computed is left out, and the cost is 0
-    labels = split.labels[rows[mine]].to(device)
+    labels = split.labels[rows[mine]].to(device, non_blocking=True)
     cost = cost_fn(logits[: len(labels)], labels, imp).sum() / len(rows)
 
     if args.gender:
-        genders = split.genders[rows[mine]].to(device)
+        genders = split.genders[rows[mine]].to(device, non_blocking=True)
         known = split.genders[rows].isfinite().sum().item()
         gender_costs = gender_cost_fn(gender_logits[: len(labels)], genders)
         cost = cost + args.gender_weight * gender_costs.sum() / max(known, 1)
@@ -368,11 +368,11 @@ def batch_cost(network, split, rows, mine, inputs, imp, args, device):
 def update_average(averaged, model, decay, step):
     """Move the averaged weights and running statistics towards the model's; faster at first."""
     decay = min(decay, (1 + step) / (10 + step))
-    for mean, now in zip(averaged.state_dict().values(), model.state_dict().values(), strict=True):
-        if mean.is_floating_point():
-            mean.lerp_(now, 1 - decay)
-        else:
-            mean.copy_(now)
+    floats, counts, now = [], [], model.state_dict()
+    for name, mean in averaged.state_dict().items():
+        (floats if mean.is_floating_point() else counts).append((mean, now[name]))
+    torch._foreach_lerp_(*zip(*floats, strict=True), 1 - decay)  # on CUDA a few kernels for all
+    torch._foreach_copy_(*zip(*counts, strict=True))
 
 
 def train(model, splits, args, device, checkpoint=None):
@@ -1208,6 +1208,7 @@ def train_and_test(args, before, checkpoint):
     if args.cuda >= 0:
         device = torch.device("cuda", LOCAL_RANK if PROCESSES > 1 else args.cuda)
         torch.cuda.set_device(device)
+        torch.backends.cudnn.deterministic = True  # else a resumed run would not end the same
 
     # data and model
     csvs = {"train": args.train_csv, "valid": args.valid_csv, "test": args.test_csv}
@@ -1292,7 +1293,8 @@ def main(argv=None):
         refuse(f"{error.filename or args.outpath}: {error.strerror or error}", 1)
     except RuntimeError as error:
         reason = str(error).splitlines()[0]
-        if PROCESSES == 1 and "memory" not in reason:
+        expected = any(word in reason for word in ("memory", "CUDA error", "cuDNN error"))
+        if PROCESSES == 1 and not expected:
             raise
         print(f"{Path(__file__).name}: error: process {RANK} failed: {reason}", file=sys.stderr)
         raise SystemExit(1) from None

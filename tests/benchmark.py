@@ -4,6 +4,8 @@
     python tests/benchmark.py --count 96 --batch_size 16     a trial
     python tests/benchmark.py --predict                      predict.py instead, some minutes
     python tests/benchmark.py --predict --other CLONE        beside that of another clone
+    python tests/benchmark.py --cuda 0                       the training step on a GPU instead
+    python tests/benchmark.py --cuda -1 --count 4 --steps 1  a trial of that without a GPU
 
 Draws 2,000 JPEGs of 200x200 pixels and measures on them, in five alternating rounds of which the
 medians are printed (with the lowest and highest in brackets): the input, the training step at
@@ -15,6 +17,11 @@ in every epoch, in 4 worker processes. Needs Linux and an otherwise idle machine
 --predict measures predict.py on such JPEGs as crops and on 90 frames of 640x360 pixels with
 a real face, H.264, with the network's input of 120x120 pixels, and tells where the time goes. With
 --other it runs both clones' predict.py on 300 such frames, in turn, in processes of their own.
+
+--cuda measures the training step of both recipes on that device, in float32, with TF32, and in
+bfloat16, beside the device's own product of two matrices of the same numbers; then an epoch of the
+script and one of the plain loop, and how long each waits for data. A waiting loop need not be a
+waiting device: what was handed over before may still be computed.
 """
 
 import argparse
@@ -30,12 +37,15 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from unittest import mock
 
+import numpy as np
 import pandas as pd
 import PIL.Image
 import torch
 from conftest import ROOT, load
 from torch.utils.data import DataLoader, Dataset
+from torch.utils.flop_counter import FlopCounterMode
 from torchvision import transforms
 
 SCRIPT = ROOT / "model-code" / "utk-coral.py"
@@ -64,11 +74,12 @@ def plain_loader(folder, batch_size):
     return DataLoader(Images(folder), batch_size, shuffle=True, num_workers=4)
 
 
-def plain_loop(module, model, loader, first_step=lambda: None):
+def plain_loop(module, model, loader, first_step=lambda: None, device=CPU):
     """One epoch as the published code has it."""
-    optimizer, imp = torch.optim.Adam(model.parameters(), lr=0.0005), torch.ones(1)
+    optimizer, imp = torch.optim.Adam(model.parameters(), lr=0.0005), torch.ones(1, device=device)
     model.train()
     for number, (images, labels) in enumerate(loader):
+        images, labels = images.to(device), labels.to(device)
         cost = module.cost_fn(model(images)[0], labels, imp).mean()
         optimizer.zero_grad()
         cost.backward()
@@ -178,13 +189,21 @@ def step_rates(module, split, args, folder):
     )
 
 
-def matmul_rate(size=2048):
-    """GFLOP/s of a product of two square float32 matrices."""
-    a, b = torch.rand(2, size, size)
+def matmul_rate(size=2048, device=CPU, dtype=torch.float32, repeats=5):
+    """GFLOP/s of a product of two square matrices."""
+    a, b = torch.rand(2, size, size, device=device).to(dtype)
+    synchronize(device)
     began = time.perf_counter()
-    for _ in range(5):
+    for _ in range(repeats):
         a @ b
-    return 5 * 2 * size**3 / 1e9 / (time.perf_counter() - began)
+    synchronize(device)
+    return repeats * 2 * size**3 / 1e9 / (time.perf_counter() - began)
+
+
+def synchronize(device):
+    """Wait until the device has computed all that was handed over."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
 
 
 def memory(pid):
@@ -254,6 +273,137 @@ def clocked_items(generator, part, seconds):
                 yield step(items)
 
     return call
+
+
+PRECISIONS = ("float32", "TF32", "bfloat16")  # TF32: float32 with factors of 10 bits of mantissa
+
+
+def allow_tf32(precision):
+    torch.backends.cuda.matmul.allow_tf32 = precision == "TF32"
+    torch.backends.cudnn.allow_tf32 = precision == "TF32"
+
+
+def peak_rate(device, precision):
+    """GFLOP/s of a product of matrices, large enough to keep the device busy."""
+    allow_tf32(precision)
+    dtype = torch.bfloat16 if precision == "bfloat16" else torch.float32
+    size, repeats = (8192, 20) if device.type == "cuda" else (512, 2)
+    return matmul_rate(size, device, dtype, repeats)
+
+
+def step_gflop(module, size):
+    """GFLOP of an image of that size, forward and backward, as torch counts them."""
+    with FlopCounterMode(display=False) as counter:
+        module.ResNet34()(torch.rand(2, 3, size, size))[0].sum().backward()
+    return counter.get_total_flops() / 2 / 1e9
+
+
+def repeated(split, count):
+    """A split of ``count`` rows, those of ``split`` again and again."""
+    many = argparse.Namespace(**vars(split))
+    rows = np.arange(count) % len(split.files)
+    many.files = [split.files[row] for row in rows]
+    for name in ("pixels", "labels", "genders"):
+        setattr(many, name, getattr(split, name)[rows])
+    return many
+
+
+def device_step_rate(module, split, args, device, precision, steps):
+    """Images per second of ``steps`` steps of train(), after half as many to warm up."""
+    allow_tf32(precision)
+    warm, times = steps // 2 + 1, []
+
+    def clock(args, state):  # in place of the checkpoints within an epoch
+        if state.progress["batch"] in (warm, warm + steps):
+            synchronize(device)
+            times.append(time.perf_counter())
+
+    memory_format = torch.channels_last if args.channels_last else torch.contiguous_format
+    model = module.ResNet34().to(device, memory_format=memory_format)
+    rows = repeated(split, (warm + steps) * args.batch_size)
+    with mock.patch.multiple(module, checkpoint_if_due=clock, end_epoch=lambda *args: None):
+        module.train(model, {"train": rows}, args, device)
+    began, ended = times
+    return steps * args.batch_size / (ended - began)
+
+
+def device_step_rates(module, options, folder, device, steps):
+    """{(recipe, precision): {settings: rates}} of batches as large as the recipe's and larger ones,
+    but of no more images than there are."""
+    kinds = {}
+    for recipe, sizes in (("paper", (256,)), ("fast", (64, 128, 256, 512))):
+        words = [*options, f"--recipe={recipe}", "--epochs=1", f"--log_every={10**9}"]
+        args = module.parse_settings([*words, f"--outpath={folder}"])
+        split = module.read_split(args.train_csv, args)
+        module.load_pixels({"train": split}, args)
+        for size in sizes:
+            for channels_last in (0, 1):
+                changes = {
+                    "batch_size": min(size, len(split.files)),
+                    "channels_last": channels_last,
+                }
+                name = " ".join(f"--{option} {value}" for option, value in changes.items())
+                for precision in PRECISIONS:
+                    own = argparse.Namespace(**vars(args) | changes)
+                    own.amp = int(precision == "bfloat16")
+                    given = module, split, own, device, precision, steps
+                    kinds[recipe, precision, name] = functools.partial(device_step_rate, *given)
+    with contextlib.redirect_stdout(io.StringIO()):  # the lines of their logs
+        rates = rounds(kinds)
+    tables = collections.defaultdict(dict)
+    for (recipe, precision, name), values in rates.items():
+        tables[recipe, precision][name] = values
+    return tables
+
+
+def device_epochs(module, folder, options, device, batch_size):
+    """Seconds of the second epoch, and of waiting for data in it, of the plain loop and the
+    script."""
+    model, loader = module.ResNet34().to(device), plain_loader(folder, batch_size)
+    found = {}
+    for _ in range(2):
+        seconds = collections.Counter()
+        began = time.perf_counter()
+        batches = clocked_items(clocked(iter, "data", seconds), "data", seconds)(loader)
+        with contextlib.redirect_stdout(io.StringIO()):
+            plain_loop(module, model, batches, device=device)
+        synchronize(device)
+        found["plain loop and its 4 workers"] = time.perf_counter() - began, seconds["data"]
+    run = folder / "run"
+    words = [*options, f"--batch_size={batch_size}", "--epochs=2", f"--outpath={run}"]
+    command = [sys.executable, SCRIPT, *words]
+    subprocess.run(list(map(str, command)), check=True, stdout=subprocess.DEVNULL)
+    with open(run / "history.csv") as file:
+        *_, row = csv.DictReader(file)
+    found["this script"] = float(row["seconds"]), float(row["wait_seconds"])
+    print(f"\nSecond epoch at 120x120, batches of {batch_size}        seconds   waiting for data")
+    for name, (total, waited) in found.items():
+        print(f"  {name:46s}{total:8.2f}{waited:19.3f}")
+
+
+def on_device(module, folder, options, cuda, batch_size, steps):
+    """All that --cuda measures."""
+    device = torch.device("cuda", cuda) if cuda >= 0 else CPU
+    if cuda >= 0:
+        torch.cuda.set_device(device)
+        torch.backends.cudnn.deterministic = True  # as the scripts have it
+    print(torch.cuda.get_device_name(device) if cuda >= 0 else "CPU", end=", ")
+    print(f"torch {torch.__version__}, CUDA {torch.version.cuda}")
+    peaks = rounds({name: functools.partial(peak_rate, device, name) for name in PRECISIONS})
+    show("Product of two square matrices", peaks, "GFLOP/s")
+    tables = device_step_rates(module, options, folder, device, steps)
+    for (recipe, precision), rates in tables.items():
+        size = module.SETTINGS["image_size"][recipe == "fast"]
+        gflop, peak = step_gflop(module, size), statistics.median(peaks[precision])
+        show(
+            f"Training step, --recipe {recipe}, {precision}, {gflop:.2f} GFLOP an image",
+            rates,
+            "images/s",
+            lambda median, share=gflop / peak: f"{median * share:4.0%} of the product",
+        )
+    allow_tf32("float32")
+    torch.backends.cudnn.allow_tf32 = True  # as torch has it from the start
+    device_epochs(module, folder, options, device, batch_size)
 
 
 def draw_video(path, frames):
@@ -353,10 +503,14 @@ def main():
     parser.add_argument(
         "--other", type=Path, metavar="CLONE", help="with --predict: compare with it"
     )
+    parser.add_argument("--cuda", type=int, help="measure this device instead; -1: the CPU")
+    parser.add_argument("--steps", type=int, default=20, help="with --cuda: in a round")
     parser.add_argument("--plain", type=Path, help=argparse.SUPPRESS)  # a child process
     given = parser.parse_args()
     module = load(SCRIPT)
     module.NO_BAR = True
+    if given.cuda is not None:  # refuses a device that is not there
+        module.parse_settings([f"--cuda={given.cuda}", "--outpath=unused"])
     if given.plain:
         loader = plain_loader(given.plain, given.batch_size)
         plain_loop(module, module.ResNet34(), loader, (given.plain / "begun").touch)
@@ -373,7 +527,11 @@ def main():
             print(f"torch {torch.__version__}, {torch.get_num_threads()} threads")
             return prediction(folder, 90)
         options = [f"--{kind}_csv={folder / kind}.csv" for kind in ("train", "test")]
-        options += [f"--image_path={folder / 'images'}", f"--batch_size={given.batch_size}"]
+        options += [f"--image_path={folder / 'images'}", "--seed=1"]
+        if given.cuda is not None:
+            options += [f"--cuda={given.cuda}"]
+            return on_device(module, folder, options, given.cuda, given.batch_size, given.steps)
+        options += [f"--batch_size={given.batch_size}"]
         args = module.parse_settings([*options, f"--outpath={folder}"])
         split = module.read_split(args.train_csv, args)
         module.load_pixels({"train": split}, args)
