@@ -503,7 +503,7 @@ def validate(epoch, split, args, device, state):
 # dependencies = [
 #     "torch>=2.9,<2.15",
 #     "torchvision>=0.24,<0.30",
-#     "pandas>=2.2",
+#     "pandas>=2.2.1",
 #     "numpy>=1.26",
 #     "pillow>=11.3",
 #     "tqdm>=4.66",
