@@ -4,7 +4,7 @@
     python model-code/export.py RUN small.onnx --int8 1 --photos utk_test.csv --image_path UTKFace
 
 RUN is the folder a script filled (its --outpath). Input of the file: images, uint8 (n, 3, S, S),
-any n. Its outputs:
+n >= 1. Its outputs:
 
     probas    float32 (n, K-1): P(y > k); of cross-entropy (n, K), probabilities of the classes
     age       int64 (n,), in years
@@ -81,9 +81,7 @@ def parse_settings(argv):
     if (args.photos is None) != (args.image_path is None):
         refuse("--photos and --image_path go together")
     if args.int8 and not args.photos:
-        refuse(
-            "--int8 1 needs --photos and --image_path, to take the ranges of its numbers from"
-        )
+        refuse("--int8 1 needs --photos and --image_path, to take the ranges of its numbers from")
     if args.out.is_dir():
         refuse(f"{args.out}: is a folder; give a file")
     if args.out.exists() and not args.overwrite:
@@ -124,10 +122,11 @@ def add_views(op, model):
     """float32 (v * n, 3, S, S) in [0, 1]: the v views of which predict_batch() takes the mean, one
     after the other, and v."""
 
-    def mirrored(images):
-        return op("Slice", images, ints(-1), ints(-(2**62)), ints(3), ints(-1))
-
     views, size = ["images"], model.size
+
+    def mirrored(images):
+        return op("Gather", images, ints(*range(size)[::-1]), axis=3)
+
     if model.shifts:  # with flip two of the four are mirrored
         larger = op("Pad", "images", ints(0, 0, 1, 1, 0, 0, 1, 1), mode="edge")
         corners = [(y, x) for y in (0, 2) for x in (0, 2)]
@@ -268,16 +267,17 @@ def quantise(float_model, images):
     from onnxruntime import quantization
 
     # else it asks for a preparation, which is for graphs with batch norms
-    helper.set_model_props(float_model, {"onnx.infer": "onnxruntime.quant"})
+    helper.set_model_props(float_model, {"onnx.quant.pre_process": "onnxruntime.quant"})
     nodes = float_model.graph.node
     kinds = [node.op_type for node in nodes]
     backbone = nodes[kinds.index("Conv") : kinds.index("GlobalAveragePool")]
     parts = iter([{"images": images[i : i + BATCH]} for i in range(0, len(images), BATCH)])
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "int8.onnx"
+        before, after = Path(folder) / "float32.onnx", Path(folder) / "int8.onnx"
+        onnx.save(float_model, before)
         quantization.quantize_static(
-            float_model,
-            path,
+            before,
+            after,
             SimpleNamespace(get_next=lambda: next(parts, None)),
             op_types_to_quantize=sorted({node.op_type for node in backbone}),
             nodes_to_quantize=[node.name for node in backbone],
@@ -286,7 +286,7 @@ def quantise(float_model, images):
             activation_type=quantization.QuantType.QUInt8,
             weight_type=quantization.QuantType.QInt8,
         )
-        return onnx.load(path)
+        return onnx.load(after)
 
 
 # %% Metadata
