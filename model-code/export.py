@@ -91,12 +91,6 @@ def parse_settings(argv):
     return args
 
 
-def load(run):
-    """The model of a run, as predict.load_model() has it."""
-    names = "weights", "script", "image_size"
-    return predict.load_model(SimpleNamespace(run=run, cuda=-1, **dict.fromkeys(names)))
-
-
 # %% The graph
 def add(graph, kind, *inputs, name=None, **attributes):
     """Add a node of this ``kind`` to ``graph``; the ``name`` of its (first) output. An input is
@@ -409,35 +403,34 @@ def cost(found, small, ages):
 
 def export(args):
     """The content of the ONNX file, checked; tells what was found."""
-    model = load(args.run)
+    model = predict.load(args.run)
     if args.photos:
         images, ages = read_photos(model, args.photos, args.image_path)
         kind = "photos"
     else:
         images, ages, kind = drawn_faces(model), None, "drawn faces"
-    shown = f"{len(images)} {kind}"
-
+    some, rest = images[:CHECKED], max(CHECKED - len(images), 0)
     # noise in place of images that lack, which is as good for finding errors of the graph
-    shape = (max(CHECKED - len(images), 0), *images.shape[1:])
-    noise = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
-    checked = np.concatenate([images[:CHECKED], noise])
-    float_model = build(model)
-    content = float_model.SerializeToString()
+    noise = np.random.default_rng(0).integers(0, 256, (rest, *images.shape[1:]), np.uint8)
+    checked = np.concatenate([some, noise])
+
+    made, precision = build(model), "float32"
+    content = made.SerializeToString()
     found = answers(content, checked)
     off = check_answers(found, checked, model)
     check_decoding(found, model)
-    what = f"{min(len(images), CHECKED)} {kind} and {len(noise)} images of noise"
-    predict.say(f"float32: torch's answers for {what}; probabilities within {off:.1e}")
-    precision, made = "float32", float_model
+    what = f"{len(some)} {kind}" + f" and {rest} images of noise" * bool(rest)
+    predict.say(f"{precision}: the answers of torch for {what}, probabilities within {off:.1e}")
 
     if args.fp16 or args.int8:
         precision = "float16 weights" if args.fp16 else "int8"
-        made = build(model, np.float16) if args.fp16 else quantise(float_model, images[:CHECKED])
-        compared = images if len(images) else noise
-        small = answers(made.SerializeToString(), compared)
+        made = build(model, np.float16) if args.fp16 else quantise(made, some)
+        if not len(images):
+            images, kind = noise, "images of noise"
+        small = answers(made.SerializeToString(), images)
         check_decoding(small, model)
-        text = cost(answers(content, compared), small, ages)
-        predict.say(f"{precision}: of {shown}, {text}")
+        text = cost(answers(content, images), small, ages)
+        predict.say(f"{precision}: of {len(images):,} {kind}, {text}")
 
     helper.set_model_props(made, describe(args.run, model, precision))
     onnx.checker.check_model(made)
@@ -450,6 +443,8 @@ def main(argv=None):
     try:
         with written(args.out) as file:
             file.write(export(args))
+    except predict.InputError as error:
+        refuse(error)
     except OSError as error:
         refuse(f"{error.filename or args.out}: {error.strerror or error}", 1)
     except KeyboardInterrupt:
