@@ -365,7 +365,7 @@ def check_answers(found, images, model):
     probas, male = predict.infer(list(images), model, BATCH)
     apart = [found["probas"] - probas.numpy()]
     if "male" in found:
-        apart.append(found["male"][:, None] - np.array(male)[:, None])
+        apart.append((found["male"] - male)[:, None])
     off = np.abs(np.concatenate(apart, axis=1)).max()
     if not off <= TOLERANCE:
         refuse(f"ONNX Runtime's probabilities are {off:.1e} off those of torch: nothing written", 1)
