@@ -6,6 +6,7 @@
     python tests/benchmark.py --predict --other CLONE        beside that of another clone
     python tests/benchmark.py --cuda 0                       the training step on a GPU instead
     python tests/benchmark.py --cuda -1 --count 4 --steps 1  a trial of that without a GPU
+    python tests/benchmark.py --onnx RUN                     torch and ONNX Runtime, a minute
 
 Draws 2,000 JPEGs of 200x200 pixels and measures on them, in five alternating rounds of which the
 medians are printed (with the lowest and highest in brackets): the input, the training step at
@@ -22,6 +23,9 @@ a real face, H.264, with the network's input of 120x120 pixels, and tells where 
 bfloat16, beside the device's own product of two matrices of the same numbers; then an epoch of the
 script and one of the plain loop, and how long each waits for data. A waiting loop need not be a
 waiting device: what was handed over before may still be computed.
+
+--onnx asks the network of a run folder about 64 faces, one by one and 16 at a time: by torch and by
+ONNX Runtime with what export.py makes of it, in float32 and in int8, each on as many threads.
 """
 
 import argparse
@@ -431,7 +435,7 @@ def prediction(folder, frames):
         "network": "infer",
         "mark": "mark",
         "encode": "open_copy encode",
-        "load": "load_model",
+        "load": "load",
     }
     for part, names in parts.items():
         for name in names.split():
@@ -495,6 +499,38 @@ def beside(other, folder, frames):
     show("predict.py, 640x360, one face", rates, "frames/s", lambda m: f"{m / median:6.2f} x that")
 
 
+def onnx_rates(run):
+    """Faces per second of a run's network, by torch and by ONNX Runtime."""
+    import onnxruntime
+
+    export = load(ROOT / "model-code" / "export.py")
+    model = export.predict.load(run)
+    images = np.resize(export.drawn_faces(model), (64, 3, model.size, model.size))
+    float_model = export.build(model)
+    files = {"float32": float_model, "int8": export.quantise(float_model, images)}
+    print(f"torch {torch.__version__}, onnxruntime {onnxruntime.__version__}, ", end="")
+    print(f"{torch.get_num_threads()} threads, {model.size}x{model.size} pixels")
+
+    def by_torch(part):
+        return export.predict.infer(list(part), model, len(part))
+
+    def by_file(session, part):
+        return session.run(None, {"images": part})
+
+    def once(ask, parts):
+        return rate(len(images), map(ask, parts))
+
+    asked = {"torch": by_torch}
+    for name, file in files.items():
+        session = export.open_session(file.SerializeToString())
+        asked[f"ONNX Runtime, {name}"] = functools.partial(by_file, session)
+    for title, size in {"one by one": 1, "16 at a time": 16}.items():
+        parts = np.split(images, len(images) // size)
+        rates = rounds({name: functools.partial(once, ask, parts) for name, ask in asked.items()})
+        base = statistics.median(rates["torch"])
+        show(f"Faces, {title}", rates, "faces/s", lambda m, base=base: f"{m / base:6.2f} x torch")
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--count", type=int, default=2000, help="images")
@@ -505,6 +541,7 @@ def main():
     )
     parser.add_argument("--cuda", type=int, help="measure this device instead; -1: the CPU")
     parser.add_argument("--steps", type=int, default=20, help="with --cuda: in a round")
+    parser.add_argument("--onnx", type=Path, metavar="RUN", help="measure torch and ONNX Runtime")
     parser.add_argument("--plain", type=Path, help=argparse.SUPPRESS)  # a child process
     given = parser.parse_args()
     module = load(SCRIPT)
@@ -515,6 +552,8 @@ def main():
         loader = plain_loader(given.plain, given.batch_size)
         plain_loop(module, module.ResNet34(), loader, (given.plain / "begun").touch)
         return
+    if given.onnx:
+        return onnx_rates(given.onnx)
     with tempfile.TemporaryDirectory() as name:
         if given.predict and given.other:
             return beside(given.other.resolve(), Path(name), 300)

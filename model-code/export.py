@@ -1,0 +1,458 @@
+"""A run's network as an ONNX file, which gives ages without torch.
+
+    python model-code/export.py RUN model.onnx
+    python model-code/export.py RUN small.onnx --int8 1 --photos utk_test.csv --image_path UTKFace
+
+RUN is the folder a script filled (its --outpath). Input of the file: images, uint8 (n, 3, S, S),
+n >= 1. Its outputs:
+
+    probas    float32 (n, K-1): P(y > k); of cross-entropy (n, K), probabilities of the classes
+    age       int64 (n,), in years
+    age_low   int64 (n,): with age_high the interval that predict.py gives
+    age_high  int64 (n,)
+    male      float32 (n,): P(male), if RUN was trained with --gender 1
+
+The file gets its name when ONNX Runtime has given torch's answers with it.
+"""
+
+import argparse
+import copy
+import functools
+import hashlib
+import json
+import sys
+import tempfile
+from pathlib import Path
+from types import SimpleNamespace
+
+import detect
+import media
+import numpy as np
+import PIL.Image
+import predict
+import torch
+from whole_files import written
+
+try:
+    import onnx
+    import onnxruntime
+    from onnx import TensorProto, helper
+except ImportError as problem:
+    print(f"export.py: error: {problem.name} is not installed: {media.EXTRAS}", file=sys.stderr)
+    raise SystemExit(2) from None
+
+# What onnx 1.17 and onnxruntime 1.20 write and read, and older ones as well.
+OPSET, IR_VERSION = 17, 8
+
+CHECKED = 256  # images whose answers are compared, and photos that int8's ranges are taken from
+MOST = 2048  # photos on which the cost of small files is measured, drawn from those given
+TOLERANCE = 1e-4  # between the probabilities of torch and ONNX Runtime
+BATCH = 32
+
+TERMS = {"utk": "non-commercial research only (UTKFace)"}  # where run.json has no "licence"
+POINTS = "eye on the left", "eye on the right", "nose tip", "mouth corner on the left", "and right"
+
+
+def refuse(message, code=2):
+    """End with one line for the user."""
+    predict.say(f"export.py: error: {message}", sys.stderr)
+    raise SystemExit(code)
+
+
+def parse_settings(argv):
+    """The settings as an argparse namespace, checked."""
+    how = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=how, allow_abbrev=False)
+    parser.error = refuse
+    add = parser.add_argument
+    add("run", type=Path, metavar="RUN", help="folder of a finished run")
+    add("out", type=Path, metavar="FILE", help="the ONNX file to write")
+    add("--overwrite", action="store_true", help="replace FILE")
+    either = parser.add_mutually_exclusive_group()
+    helps = {
+        "fp16": "1: weights of 16 bits, half the size; computes in float32",
+        "int8": "1: weights and arithmetic of 8 bits, a quarter of the size; needs --photos",
+    }
+    for name, text in helps.items():
+        either.add_argument(f"--{name}", type=int, choices=(0, 1), default=0, help=text)
+    add("--photos", type=Path, metavar="CSV", help="rows as RUN's test_csv has them, to check on")
+    add("--image_path", type=Path, metavar="DIR", help="folder of the image names in that CSV")
+    args = parser.parse_args(argv)
+    if (args.photos is None) != (args.image_path is None):
+        refuse("--photos and --image_path go together")
+    if args.int8 and not args.photos:
+        refuse("--int8 1 needs --photos and --image_path, to take the ranges of its numbers from")
+    if args.out.is_dir():
+        refuse(f"{args.out}: is a folder; give a file")
+    if args.out.exists() and not args.overwrite:
+        refuse(f"{args.out}: is there already; give another name, or --overwrite")
+    if not args.out.parent.is_dir():
+        refuse(f"{args.out}: there is no folder {args.out.parent}")
+    return args
+
+
+# %% The graph
+def add(graph, kind, *inputs, name=None, **attributes):
+    """Add a node of this ``kind`` to ``graph``; the ``name`` of its (first) output. An input is
+    such a name, or an array, which becomes part of the file."""
+    names = []
+    for value in inputs:
+        if not isinstance(value, str):
+            tensor = onnx.numpy_helper.from_array(value, f"constant{len(graph.constants)}")
+            graph.constants.append(tensor)
+            value = tensor.name
+        names.append(value)
+    name = name or f"{kind}{len(graph.nodes)}"
+    outputs = [name, f"{name}-places"] if kind == "TopK" else [name]
+    graph.nodes.append(helper.make_node(kind, names, outputs, name, **attributes))
+    return name
+
+
+def ints(*numbers):
+    return np.array(numbers, np.int64)
+
+
+def add_views(op, model):
+    """float32 (v * n, 3, S, S) in [0, 1]: the v views of which predict_batch() takes the mean, one
+    after the other, and v."""
+
+    views, size = ["images"], model.size
+
+    def mirrored(images):
+        return op("Gather", images, ints(*range(size)[::-1]), axis=3)
+
+    if model.shifts:  # with flip two of the four are mirrored
+        larger = op("Pad", "images", ints(0, 0, 1, 1, 0, 0, 1, 1), mode="edge")
+        corners = [(y, x) for y in (0, 2) for x in (0, 2)]
+        views = [
+            op("Slice", larger, ints(y, x), ints(y + size, x + size), ints(2, 3))
+            for y, x in corners
+        ]
+        views[1:3] = [mirrored(view) if model.flip else view for view in views[1:3]]
+    elif model.flip:
+        views.append(mirrored("images"))
+    images = op("Concat", *views, axis=0) if len(views) > 1 else "images"
+    images = op("Cast", images, to=TensorProto.FLOAT)
+    return op("Div", images, np.float32([255])), len(views)
+
+
+def add_convolution(op, images, conv, bn, kind):
+    """A convolution and the batch norm after it, as one convolution with weights of this ``kind``
+    (float16 or float32), which computes in float32."""
+    scale = bn.weight / torch.sqrt(bn.running_var + bn.eps)
+    bias = (bn.bias - bn.running_mean * scale).numpy().astype(np.float32)
+    weight = (conv.weight * scale[:, None, None, None]).numpy().astype(kind)
+    if kind == np.float16:
+        weight = op("Cast", weight, to=TensorProto.FLOAT)
+    return op("Conv", images, weight, bias, strides=conv.stride, pads=conv.padding * 2)
+
+
+def add_backbone(op, images, network, kind):
+    """Features, float32 (v * n, 512): the means over the last block's map."""
+    images = op("Relu", add_convolution(op, images, network.conv1, network.bn1, kind))
+    images = op("MaxPool", images, kernel_shape=(3, 3), strides=(2, 2), pads=(1, 1, 1, 1))
+    for block in (*network.layer1, *network.layer2, *network.layer3, *network.layer4):
+        shortcut = images
+        if block.downsample:
+            shortcut = add_convolution(op, images, *block.downsample, kind)
+        images = op("Relu", add_convolution(op, images, block.conv1, block.bn1, kind))
+        images = add_convolution(op, images, block.conv2, block.bn2, kind)
+        images = op("Relu", op("Add", images, shortcut))
+    return op("Flatten", op("GlobalAveragePool", images))
+
+
+def add_outputs(op, features, network, loss):
+    """P(y > k), for ce probabilities of the classes, and P(male) or None, of each view.
+
+    The output layers of torch see each feature four times, times 16/49 (see ResNet34.forward), so
+    their weights are added up here."""
+
+    def weights(layer):
+        return layer.weight.view(-1, 512, 4).sum(2) * (16 / 49)
+
+    def linear(weight, bias):
+        product = op("MatMul", features, weight.T.numpy().astype(np.float32))
+        return op("Add", product, bias.numpy().astype(np.float32))
+
+    weight = weights(network.fc)
+    bias = network.linear_1_bias if loss == "coral" else network.fc.bias
+    if loss == "ordinal":  # softmax of a pair is the sigmoid of its difference
+        weight, bias = weight[1::2] - weight[::2], bias[1::2] - bias[::2]
+    logits = linear(weight, bias)
+    probas = op("Softmax", logits, axis=1) if loss == "ce" else op("Sigmoid", logits)
+    male = None
+    if network.fc_gender:
+        male = op("Sigmoid", linear(weights(network.fc_gender), network.fc_gender.bias))
+    return probas, male
+
+
+def add_mean(op, answers, columns, views, name):
+    """float32 (n, columns): the mean over the ``views`` of ``answers``, (v * n, columns)."""
+    answers = op("Reshape", answers, ints(views, -1, columns))
+    return op("ReduceMean", answers, axes=[0], keepdims=0, name=name)
+
+
+def add_ages(op, probas, script):
+    """Age and interval as predict_labels() and predict.interval() tell them from ``probas``.
+
+    The run of classes from i to j is element (i, j) of a matrix (n, K, K)."""
+    count, double = script.NUM_CLASSES, op("Cast", probas, to=TensorProto.DOUBLE)
+    if script.LOSS == "ce":
+        label, classes = op("ArgMax", probas, axis=1, keepdims=1), double
+    else:
+        above = op("Cast", op("Greater", probas, np.float32([0.5])), to=TensorProto.INT64)
+        label = op("ReduceSum", above, ints(1), keepdims=1)
+        ordered = op("TopK", double, ints(count - 1), axis=1)
+        above = op("Pad", op("Pad", ordered, ints(0, 1, 0, 0), np.float64(1)), ints(0, 0, 0, 1))
+        begin, end = (op("Slice", above, ints(i), ints(count + i), ints(1)) for i in (0, 1))
+        classes = op("Sub", begin, end)
+
+    sums = op("CumSum", op("Pad", classes, ints(0, 1, 0, 0)), ints(1)[0])
+    before, until = (op("Slice", sums, ints(i), ints(count + i), ints(1)) for i in (0, 1))
+    held = op("Sub", op("Unsqueeze", until, ints(1)), op("Unsqueeze", before, ints(2)))
+
+    first, last = np.indices((count, count), np.int64)
+    here = op("Unsqueeze", label, ints(2))
+    inside = op("And", op("LessOrEqual", first, here), op("GreaterOrEqual", last, here))
+    whole = (first == 0) & (last == count - 1)
+    enough = op("Or", op("GreaterOrEqual", held, np.float64([predict.COVERAGE])), whole)
+    lengths = op("Where", op("And", inside, enough), last - first, ints(count))
+    shortest = op("ReduceMin", lengths, axes=[1, 2], keepdims=1)
+    held = op("Where", op("Equal", lengths, shortest), held, np.float64([-1]))
+    place = op("ArgMax", op("Reshape", held, ints(-1, count**2)), axis=1, keepdims=0)
+
+    youngest = ints(script.YOUNGEST_AGE)
+    op("Add", op("Squeeze", label, ints(1)), youngest, name="age")
+    op("Add", op("Div", place, ints(count)), youngest, name="age_low")
+    op("Add", op("Mod", place, ints(count)), youngest, name="age_high")
+
+
+@torch.no_grad()
+def build(model, kind=np.float32):
+    """The model as an onnx.ModelProto without metadata, its weights of this ``kind``."""
+    graph = SimpleNamespace(nodes=[], constants=[])
+    op, script = functools.partial(add, graph), model.script
+    network = copy.deepcopy(model.network).cpu().double()
+    images, views = add_views(op, model)
+    features = add_backbone(op, images, network, kind)
+    probas, male = add_outputs(op, features, network, script.LOSS)
+    probas = add_mean(op, probas, script.NUM_PROBAS, views, "probas")
+    add_ages(op, probas, script)
+    shapes = {"probas": (TensorProto.FLOAT, ["n", script.NUM_PROBAS])}
+    shapes |= {name: (TensorProto.INT64, ["n"]) for name in ("age", "age_low", "age_high")}
+    if male:
+        op("Squeeze", add_mean(op, male, 1, views, None), ints(1), name="male")
+        shapes["male"] = TensorProto.FLOAT, ["n"]
+    given = "images", TensorProto.UINT8, ["n", 3, model.size, model.size]
+    graph = helper.make_graph(
+        graph.nodes,
+        Path(script.__file__).stem,
+        [helper.make_tensor_value_info(*given)],
+        [helper.make_tensor_value_info(name, *shape) for name, shape in shapes.items()],
+        graph.constants,
+    )
+    opsets = [helper.make_opsetid("", OPSET)]
+    return helper.make_model(graph, opset_imports=opsets, ir_version=IR_VERSION)
+
+
+def quantise(float_model, images):
+    """``float_model`` with weights and arithmetic of 8 bits from the first convolution to the last
+    block, for numbers in the ranges they have for ``images``, uint8 (n, 3, S, S)."""
+    from onnxruntime import quantization
+
+    # else it asks for a preparation, which is for graphs with batch norms
+    helper.set_model_props(float_model, {"onnx.quant.pre_process": "onnxruntime.quant"})
+    nodes = float_model.graph.node
+    kinds = [node.op_type for node in nodes]
+    backbone = nodes[kinds.index("Conv") : kinds.index("GlobalAveragePool")]
+    parts = iter([{"images": images[i : i + BATCH]} for i in range(0, len(images), BATCH)])
+    with tempfile.TemporaryDirectory() as folder:
+        before, after = Path(folder) / "float32.onnx", Path(folder) / "int8.onnx"
+        onnx.save(float_model, before)
+        quantization.quantize_static(
+            before,
+            after,
+            SimpleNamespace(get_next=lambda: next(parts, None)),
+            op_types_to_quantize=sorted({node.op_type for node in backbone}),
+            nodes_to_quantize=[node.name for node in backbone],
+            per_channel=True,
+            reduce_range=True,  # 7 bits: sums of 8 bits overflow on processors without VNNI
+            activation_type=quantization.QuantType.QUInt8,
+            weight_type=quantization.QuantType.QInt8,
+        )
+        return onnx.load(after)
+
+
+# %% Metadata
+def framing(model):
+    """Where eyes, nose tip and mouth corners lie, in parts of the side: of a ``photo`` as the
+    training photos are (cropped, if the script crops), and of the ``input``, its middle."""
+    corner, across = detect.square(detect.ALIGNED * 1000, model.script.DATASET)
+    points = (detect.ALIGNED * 1000 @ (1, 1j) - corner) / across
+    photo = np.stack([points.real, points.imag], axis=1)
+    side = resized(model)
+    places = {"photo": photo, "input": (photo * side - round((side - model.size) / 2)) / model.size}
+    return {"points": POINTS} | {key: value.round(4).tolist() for key, value in places.items()}
+
+
+def resized(model):
+    """Pixels of the side to which a photo is resized, before its middle is taken."""
+    pixels = model.script.prepare_image(PIL.Image.new("RGB", (200, 200)), model.size)
+    return pixels.shape[-1]
+
+
+def describe(run, model, precision):
+    """Metadata of the file, {name: text}."""
+    script = model.script
+    told = json.loads((run / "run.json").read_bytes()).get("licence")
+    return {
+        "dataset": script.DATASET,
+        "loss": script.LOSS,
+        "ages": json.dumps([script.YOUNGEST_AGE, script.YOUNGEST_AGE + script.NUM_CLASSES - 1]),
+        "size": str(model.size),
+        "resize": str(resized(model)),
+        "framing": json.dumps(framing(model)),
+        "interval_coverage": str(predict.COVERAGE),
+        "precision": precision,
+        "note": predict.NOTE,
+        "licence": str(told or TERMS.get(script.DATASET, "unknown")),
+        "weights_sha256": hashlib.sha256(Path(model.weights).read_bytes()).hexdigest(),
+    }
+
+
+# %% Images to check on
+def read_photos(model, csv, folder):
+    """uint8 (n, 3, S, S), the middles of the photos in ``csv``, MOST of them at most, in a random
+    order, and their ages in years, int64 (n,)."""
+    script = model.script
+    words = [f"--image_path={folder}", f"--image_size={model.size}", "--outpath=unused"]
+    args = script.parse_settings(words)
+    split = script.read_split(csv, args)
+    some = np.random.default_rng(0).permutation(len(split.files))[:MOST]
+    split.files, split.rows = [split.files[row] for row in some], split.rows[some]
+    script.load_pixels({"photos": split}, args)
+    start, size = round((split.pixels.shape[-1] - model.size) / 2), model.size
+    images = split.pixels[:, :, start : start + size, start : start + size]
+    return np.ascontiguousarray(images), split.labels[some].numpy() + script.YOUNGEST_AGE
+
+
+def drawn_faces(model):
+    """uint8 (n, 3, S, S), drawn faces of the sample, as many as there are up to CHECKED."""
+    paths = sorted((model.script.SAMPLE / "images").rglob("*.jpg"))[:CHECKED]
+    images = [predict.prepare(PIL.Image.open(path), model) for path in paths]
+    return np.stack(images) if images else np.empty((0, 3, model.size, model.size), np.uint8)
+
+
+def open_session(content):
+    """An ONNX Runtime session on the CPU with the file's ``content``."""
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+
+
+def answers(content, images):
+    """{output: array of (n, ...)} of the file's ``content`` for uint8 (n, 3, S, S)."""
+    session = open_session(content)
+    names = [output.name for output in session.get_outputs()]
+    parts = [images[i : i + BATCH] for i in range(0, len(images), BATCH)]
+    results = [session.run(names, {"images": part}) for part in parts]
+    return dict(zip(names, map(np.concatenate, zip(*results, strict=True)), strict=True))
+
+
+def check_answers(found, images, model):
+    """Refuse the float32 file unless its answers ``found`` are torch's; their largest difference
+    in probabilities."""
+    probas, male = predict.infer(list(images), model, BATCH)
+    apart = [found["probas"] - probas.numpy()]
+    if "male" in found:
+        apart.append((found["male"] - male)[:, None])
+    off = np.abs(np.concatenate(apart, axis=1)).max()
+    if not off <= TOLERANCE:
+        refuse(f"ONNX Runtime's probabilities are {off:.1e} off those of torch: nothing written", 1)
+
+    # a label may differ where the one of torch hangs by a hair
+    if model.script.LOSS == "ce":
+        best = probas.sort(1).values
+        clear = best[:, -1] - best[:, -2] > 2 * TOLERANCE
+    else:
+        clear = ((probas - 0.5).abs() > TOLERANCE).all(1)
+    due = model.script.predict_labels(probas).numpy() + model.script.YOUNGEST_AGE
+    if (found["age"] != due)[clear.numpy()].any():
+        refuse("ONNX Runtime's ages are not those of torch: nothing written", 1)
+    return off
+
+
+def check_decoding(found, model):
+    """Refuse a file whose ages are not what predict.py says of its probabilities."""
+    rows = [predict.estimate(probas, None, model) for probas in found["probas"]]
+    for name in ("age", "age_low", "age_high"):
+        if not np.array_equal(found[name], [row[name] for row in rows]):
+            refuse(f"{name} is not what predict.py makes of the probabilities: nothing written", 1)
+
+
+# %% Main
+def cost(found, small, ages):
+    """What a smaller file's answers ``small`` cost beside ``found``, those in float32, in words;
+    ``ages``: the true ones in years, or None."""
+    off = np.abs(small["age"] - found["age"])
+    text = f"{(off > 0).mean():.1%} of the ages change, all by {off.mean():.3f} years on average"
+    if ages is not None:
+        before, after = (np.abs(each["age"] - ages).mean() for each in (found, small))
+        text += f"; MAE {before:.3f} -> {after:.3f} years"
+    return text
+
+
+def export(args):
+    """The content of the ONNX file, checked; tells what was found."""
+    model = predict.load(args.run)
+    if args.photos:
+        images, ages = read_photos(model, args.photos, args.image_path)
+        kind = "photos"
+    else:
+        images, ages, kind = drawn_faces(model), None, "drawn faces"
+    some, rest = images[:CHECKED], max(CHECKED - len(images), 0)
+    # noise in place of images that lack, which is as good for finding errors of the graph
+    noise = np.random.default_rng(0).integers(0, 256, (rest, *images.shape[1:]), np.uint8)
+    checked = np.concatenate([some, noise])
+
+    made, precision = build(model), "float32"
+    content = made.SerializeToString()
+    found = answers(content, checked)
+    off = check_answers(found, checked, model)
+    check_decoding(found, model)
+    what = f"{len(some)} {kind}" + f" and {rest} images of noise" * bool(rest)
+    predict.say(f"{precision}: the answers of torch for {what}, probabilities within {off:.1e}")
+
+    if args.fp16 or args.int8:
+        precision = "float16 weights" if args.fp16 else "int8"
+        made = build(model, np.float16) if args.fp16 else quantise(made, some)
+        if not len(images):
+            images, kind = noise, "images of noise"
+        small = answers(made.SerializeToString(), images)
+        check_decoding(small, model)
+        text = cost(answers(content, images), small, ages)
+        predict.say(f"{precision}: of {len(images):,} {kind}, {text}")
+
+    helper.set_model_props(made, describe(args.run, model, precision))
+    onnx.checker.check_model(made)
+    return made.SerializeToString()
+
+
+def main(argv=None):
+    """Run with the given command-line arguments."""
+    args = parse_settings(argv)
+    try:
+        with written(args.out) as file:
+            file.write(export(args))
+    except predict.InputError as error:
+        refuse(error)
+    except OSError as error:
+        refuse(f"{error.filename or args.out}: {error.strerror or error}", 1)
+    except KeyboardInterrupt:
+        refuse("interrupted; nothing was written", 130)
+    predict.say(f"{args.out}: written, {args.out.stat().st_size / 1e6:.1f} MB")
+
+
+if __name__ == "__main__":
+    sys.stdout.reconfigure(errors="backslashreplace")  # not every terminal has all characters
+    main()

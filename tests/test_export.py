@@ -1,0 +1,553 @@
+"""export.py: files that ONNX Runtime opens, beside torch and slow computations."""
+
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from conftest import MODEL_CODE, ROOT, load
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+onnx = pytest.importorskip("onnx")
+onnxruntime = pytest.importorskip("onnxruntime")
+export = load(MODEL_CODE / "export.py")
+predict, detect = export.predict, export.detect
+SAMPLE = ROOT / "datasets" / "sample"
+
+# Age of a crop framed as the training photos, without torch.
+SNIPPET = """\
+import numpy as np
+import onnxruntime
+from PIL import Image
+
+session = onnxruntime.InferenceSession("model.onnx")
+size, side = (int(session.get_modelmeta().custom_metadata_map[key]) for key in ("size", "resize"))
+face = Image.open("face.jpg").convert("RGB").resize((side, side), Image.Resampling.BILINEAR)
+start = round((side - size) / 2)
+pixels = np.asarray(face)[start : start + size, start : start + size].transpose(2, 0, 1)
+age, low, high = session.run(["age", "age_low", "age_high"], {"images": pixels[None]})
+print(f"{age[0]} years ({low[0]}-{high[0]})")
+"""
+
+
+def make_run(folder, name, size, gender=0, **views):
+    """A run folder with drawn weights, all batch norms among them, that say something else of every
+    face."""
+    script = load(MODEL_CODE / name)
+    torch.manual_seed(1)
+    network = script.ResNet34(gender)
+    with torch.no_grad():
+        for module in network.modules():
+            if isinstance(module, torch.nn.BatchNorm2d):
+                module.momentum = 1.0
+                module.weight.uniform_(0.5, 1.5)
+                module.bias.normal_(0, 0.2)
+        network.train()(faces(32, size) / 255)  # the statistics are those of these faces
+        for layer in (network.fc, network.fc_gender) if gender else (network.fc,):
+            layer.weight.normal_(0, 0.05)
+        if script.LOSS == "coral":
+            network.linear_1_bias.copy_(torch.linspace(2, -2, script.NUM_CLASSES - 1))
+    folder.mkdir()
+    torch.save(network.state_dict(), folder / "model.pt")
+    digest = hashlib.sha256((MODEL_CODE / name).read_bytes()).hexdigest()
+    facts = {"script": name, "script_sha256": digest, "settings": {"image_size": size, **views}}
+    (folder / "run.json").write_text(json.dumps(facts))
+    return network.eval()
+
+
+def faces(count, size):
+    """float32 (count, 3, size, size) from 0 to 255, drawn faces."""
+    paths = sorted((SAMPLE / "utk" / "images").glob("*.jpg"))[:count]
+    images = [np.asarray(Image.open(path).resize((size, size))) for path in paths]
+    return torch.tensor(np.stack(images)).permute(0, 3, 1, 2).float()
+
+
+@pytest.fixture(scope="module")
+def run():
+    """A run of utk-coral.py, 64 pixels, with genders."""
+    with tempfile.TemporaryDirectory() as name:
+        make_run(Path(name) / "run", "utk-coral.py", 64, gender=1, flip=1)
+        yield Path(name) / "run"
+
+
+@pytest.fixture(autouse=True)
+def few(monkeypatch):
+    """Fewer images to check on than a user's."""
+    monkeypatch.setattr(export, "CHECKED", 12)
+
+
+def call(*words):
+    """The exit code of export.py with these arguments."""
+    try:
+        return export.main([str(word) for word in words]) or 0
+    except SystemExit as stop:
+        return stop.code
+
+
+def ask(path, images):
+    """{output: array} of a file."""
+    session = onnxruntime.InferenceSession(path)
+    [given] = session.get_inputs()
+    assert (given.name, given.type, given.shape[1]) == ("images", "tensor(uint8)", 3)
+    names = [output.name for output in session.get_outputs()]
+    return dict(zip(names, session.run(None, {"images": images}), strict=True))
+
+
+def slow_interval(probas, loss):
+    """Label and interval of one face, each run of classes tried."""
+    probas = [float(p) for p in probas]
+    if loss == "ce":
+        classes, label = probas, probas.index(max(probas))
+    else:
+        above = [1.0, *sorted(probas, reverse=True), 0.0]
+        classes = [above[k] - above[k + 1] for k in range(len(above) - 1)]
+        label = sum(p > 0.5 for p in probas)
+    runs = []
+    for first in range(label + 1):
+        held = sum(classes[first:label])
+        for last in range(label, len(classes)):
+            held += classes[last]
+            if held >= 0.8 or (first, last) == (0, len(classes) - 1):
+                runs.append((last - first, -round(held, 12), first, last))
+    _, _, first, last = min(runs)
+    return label, first, last
+
+
+# ---- The answers
+
+
+def slow_answers(script, network, images, flip, shifts):
+    """Probabilities and P(male) of the mean over the views, which are made one by one in numpy."""
+    size, views = images.shape[-1], [images]
+    if flip:
+        views = [images, images[..., ::-1]]
+    if shifts:
+        larger = np.pad(images, [(0, 0), (0, 0), (1, 1), (1, 1)], "edge")
+        views = [larger[..., y : y + size, x : x + size] for y in (0, 2) for x in (0, 2)]
+        if flip:
+            views = [views[0], views[1][..., ::-1], views[2][..., ::-1], views[3]]
+    with torch.no_grad():
+        outputs = [network(torch.tensor(view.copy()).float() / 255) for view in views]
+    probas = torch.stack([script.compute_probas(logits) for logits, _ in outputs]).mean(0)
+    male = [logits.sigmoid().numpy() for _, logits in outputs if logits is not None]
+    return probas.numpy(), np.mean(male, axis=0) if male else None
+
+
+COMBINATIONS = [
+    (loss, gender, size, flip, shifts)
+    for loss in predict.LOSSES
+    for gender in (0, 1)
+    for size in (64, 120)
+    for flip in (0, 1)
+    for shifts in (0, 1)
+]
+QUICK = {("ce", 1, 64, 1, 0), ("coral", 0, 120, 0, 0), ("coral", 1, 64, 1, 1)}
+QUICK |= {("ordinal", 1, 64, 0, 1), ("ordinal", 0, 64, 0, 0)}
+
+
+@pytest.mark.parametrize(
+    "loss, gender, size, flip, shifts",
+    [c if c in QUICK else pytest.param(*c, marks=pytest.mark.slow) for c in COMBINATIONS],
+)
+def test_the_file_answers_as_torch(loss, gender, size, flip, shifts, tmp_path, capsys):
+    """Probabilities to 1e-4, ages, intervals; of one image what it is among others."""
+    name = f"utk-{loss}.py"
+    views = {"flip": flip, "shifts": shifts, "channels_last": flip}
+    network, script = (
+        make_run(tmp_path / "run", name, size, gender, **views),
+        load(MODEL_CODE / name),
+    )
+    assert call(tmp_path / "run", tmp_path / "model.onnx") == 0
+    out = capsys.readouterr().out
+    assert "the answers of torch for 12 drawn faces, probabilities within " in out
+
+    noise = np.random.default_rng(1).integers(0, 256, (3, 3, size, size))
+    images = np.concatenate([faces(6, size).numpy(), noise]).astype(np.uint8)
+    found = ask(tmp_path / "model.onnx", images)
+    probas, male = slow_answers(script, network, images, flip, shifts)
+    assert found["probas"].dtype == np.float32 and found["probas"].shape == probas.shape
+    print(f"{loss}, gender {gender}, {size} pixels: {np.abs(found['probas'] - probas).max():.1e}")
+    assert np.abs(found["probas"] - probas).max() < 1e-4
+    assert ("male" in found) == bool(gender)
+    if gender:
+        assert found["male"].shape == (9,) and np.ptp(male) > 0.01
+        assert np.abs(found["male"] - male).max() < 1e-4
+
+    due = [slow_interval(row, loss) for row in found["probas"]]
+    ages = np.array(due).T + 21
+    assert len(set(ages[0])) > 2 and (ages[1] < ages[2]).any()
+    assert ages[0].tolist() == (script.predict_labels(torch.tensor(probas)) + 21).tolist()
+    for name, values in zip(("age", "age_low", "age_high"), ages, strict=True):
+        assert found[name].dtype == np.int64 and found[name].tolist() == values.tolist()
+    alone = ask(tmp_path / "model.onnx", images[4:5])
+    for name, values in alone.items():
+        assert np.abs(values[0] - found[name][4]).max() < 1e-5, name
+    shutil.rmtree(tmp_path)
+
+
+def decoder(loss):
+    """The part of the graph that makes ages of probabilities, as a session; the script."""
+    script = load(MODEL_CODE / f"afad-{loss}.py")
+    graph = SimpleNamespace(nodes=[], constants=[])
+    export.add_ages(lambda *words, **more: export.add(graph, *words, **more), "probas", script)
+    helper, shape = onnx.helper, ["n", script.NUM_PROBAS]
+    graph = helper.make_graph(
+        graph.nodes,
+        "ages",
+        [helper.make_tensor_value_info("probas", onnx.TensorProto.FLOAT, shape)],
+        [
+            helper.make_tensor_value_info(name, onnx.TensorProto.INT64, ["n"])
+            for name in ("age", "age_low", "age_high")
+        ],
+        graph.constants,
+    )
+    opsets = [helper.make_opsetid("", export.OPSET)]
+    model = helper.make_model(graph, opset_imports=opsets, ir_version=export.IR_VERSION)
+    return onnxruntime.InferenceSession(model.SerializeToString())
+
+
+DECODERS = {loss: decoder(loss) for loss in ("ce", "ordinal")}
+
+
+def check_decoder(loss, probas):
+    probas = np.array(probas, np.float32)
+    found = np.transpose(DECODERS[loss].run(None, {"probas": probas}))
+    due = [slow_interval(row, loss) for row in probas]
+    assert found.tolist() == (np.array(due) + 15).tolist()
+
+
+PARTS = st.integers(0, 1024)  # of 1,024: their sums are exact, and none is 0.8
+
+
+@given(st.lists(st.lists(PARTS, min_size=25, max_size=25), min_size=1, max_size=4))
+@settings(max_examples=150, deadline=None)
+def test_ages_of_any_probabilities(parts):
+    """P(y > k) out of order, equal ones, 0, 1 and 0.5; and classes of which several are the most
+    probable."""
+    check_decoder("ordinal", np.array(parts) / 1024)
+    cuts = np.sort(parts, axis=1)
+    check_decoder("ce", np.diff(cuts, axis=1, prepend=0, append=1024) / 1024)
+
+
+def test_ages_by_hand():
+    """Of 26 classes from age 15: all certain; three that share the probability, of which two hold
+    enough, then all three, then either two, of which the first are taken."""
+    above = np.zeros((5, 25), np.float32)
+    above[1] = 1
+    above[2:, :10] = 1
+    above[2, 10:12] = 0.75, 0.125  # so the classes 10, 11, 12 have 0.25, 0.625, 0.125
+    above[3, 10:12] = 0.75, 0.25
+    above[4, 10:12] = 0.8125, 0.1875
+    found = np.transpose(DECODERS["ordinal"].run(None, {"probas": above}))
+    due = [[15, 15, 15], [40, 40, 40], [26, 25, 26], [26, 25, 27], [26, 25, 26]]
+    assert found.tolist() == due
+
+
+def test_any_number_of_images(run, tmp_path):
+    assert call("--fp16=1", run, tmp_path / "model.onnx") == 0
+    for count in (1, 2, 33):
+        images = np.zeros((count, 3, 64, 64), np.uint8)
+        found = ask(tmp_path / "model.onnx", images)
+        assert {name: len(values) for name, values in found.items()} == dict.fromkeys(
+            ("probas", "age", "age_low", "age_high", "male"), count
+        )
+
+
+# ---- Smaller files
+
+
+@pytest.fixture
+def photos(tmp_path):
+    """Ten drawn faces with ages for --photos, and the options that name them."""
+    lines = (SAMPLE / "utk" / "test.csv").read_text().splitlines(keepends=True)
+    (tmp_path / "photos.csv").write_text("".join(lines[:11]))
+    return ["--photos", tmp_path / "photos.csv", "--image_path", SAMPLE / "utk" / "images"]
+
+
+@pytest.mark.parametrize("option, share, allowed", [("fp16", 0.51, 0.01), ("int8", 0.26, 0.3)])
+def test_smaller_files(option, share, allowed, run, photos, tmp_path, capsys):
+    """Their size, and that what they are said to cost is what they cost."""
+    full, small = tmp_path / "full.onnx", tmp_path / "small.onnx"
+    assert call(run, full) == 0
+    assert call(run, small, f"--{option}=1", *photos) == 0
+    assert full.stat().st_size / 4 * 0.99 < small.stat().st_size < share * full.stat().st_size
+
+    table = pd.read_csv(photos[1])
+    model, paths = predict.load(run), [photos[3] / name for name in table["file"]]
+    images = np.stack([predict.prepare(Image.open(path), model) for path in paths])
+    before, after = ask(full, images), ask(small, images)
+    assert {k: v.dtype for k, v in before.items()} == {k: v.dtype for k, v in after.items()}
+    assert 0 < np.abs(before["probas"] - after["probas"]).max() < allowed
+    assert after["age"].tolist() == [slow_interval(p, "coral")[0] + 21 for p in after["probas"]]
+    off = np.abs(before["age"] - after["age"])
+    maes = [np.abs(found["age"] - table["age"].to_numpy() - 21).mean() for found in (before, after)]
+    cost = f"of 10 photos, {(off > 0).mean():.1%} of the ages change, all by {off.mean():.3f} years"
+    cost += f" on average; MAE {maes[0]:.3f} -> {maes[1]:.3f} years\n"
+    out, err = capsys.readouterr()
+    assert cost in out and err == ""
+    assert "torch for 10 photos and 2 images of noise, probabilities within " in out
+
+    kinds = [node.op_type for node in onnx.load(small).graph.node]
+    assert kinds.count("Conv") == 36 and ("QuantizeLinear" in kinds) == (option == "int8")
+
+
+def test_at_most_some_photos_are_looked_at(run, photos, tmp_path, capsys, monkeypatch):
+    """They are drawn from all of them, and their ages with them."""
+    monkeypatch.setattr(export, "MOST", 4)
+    model = predict.load(run)
+    images, ages = export.read_photos(model, photos[1], photos[3])
+    table = pd.read_csv(photos[1])
+    known = {}
+    for number, (name, age) in enumerate(zip(table["file"], table["age"] + 21, strict=True)):
+        image = predict.prepare(Image.open(photos[3] / name), model)
+        known[image.tobytes()] = number, age
+    rows, due = zip(*[known[image.tobytes()] for image in images], strict=True)
+    assert len(set(rows)) == 4 and set(rows) != {0, 1, 2, 3}
+    assert ages.tolist() == list(due)
+
+
+# ---- Metadata
+
+
+def metadata(path):
+    return {prop.key: prop.value for prop in onnx.load(path).metadata_props}
+
+
+def test_metadata(run, tmp_path):
+    assert call(run, tmp_path / "model.onnx") == 0
+    facts = metadata(tmp_path / "model.onnx")
+    framing = json.loads(facts.pop("framing"))
+    assert facts == {
+        "dataset": "utk",
+        "loss": "coral",
+        "ages": "[21, 60]",
+        "size": "64",
+        "resize": "68",
+        "interval_coverage": "0.8",
+        "precision": "float32",
+        "note": predict.NOTE,
+        "licence": "non-commercial research only (UTKFace)",
+        "weights_sha256": hashlib.sha256((run / "model.pt").read_bytes()).hexdigest(),
+    }
+    assert len(framing["points"]) == 5
+    assert framing["photo"] == [
+        [0.301, 0.301],
+        [0.695, 0.299],
+        [0.487, 0.517],
+        *framing["photo"][3:],
+    ]
+    # of 68 pixels two are cut off
+    assert framing["input"][0] == [pytest.approx((0.301 * 68 - 2) / 64, abs=1e-4)] * 2
+
+
+@pytest.mark.parametrize("told, due", [({}, "unknown"), ({"licence": "CC0"}, "CC0")])
+def test_licence(told, due, run):
+    """What run.json says of it."""
+    with tempfile.TemporaryDirectory() as name:
+        (Path(name) / "run.json").write_text(json.dumps(told))
+        model = predict.load(run)
+        model.script = load(MODEL_CODE / "faces-coral.py")
+        assert export.describe(Path(name), model, "float32")["licence"] == due
+
+
+@pytest.mark.parametrize("dataset", ["afad", "cacd", "morph2", "utk", "faces"])
+@pytest.mark.parametrize("size", [64, 120])
+def test_framing(dataset, size):
+    """A white dot at each of the points of a training photo is where the input has it, and a face
+    with these points is framed as the whole photo."""
+    script = load(MODEL_CODE / f"{dataset}-coral.py")
+    model = SimpleNamespace(script=script, size=size)
+    framing = export.framing(model)
+    side = script.CENTER_CROP or 200
+    corner, across = detect.square(np.array(framing["photo"]) * side, dataset)
+    assert abs(corner) < 0.01 * side and abs(across - side) < 0.01 * side
+    for photo, place in zip(framing["photo"], framing["input"], strict=True):
+        pixels = np.zeros((side, side), np.uint8)
+        x, y = np.round(np.array(photo) * side).astype(int)
+        pixels[y - 4 : y + 4, x - 4 : x + 4] = 255
+        found = predict.prepare(Image.fromarray(pixels), model)[0].astype(float)
+        centre = [(np.arange(size) + 0.5) @ found.sum(axis) / found.sum() for axis in (0, 1)]
+        assert np.abs(np.array(centre) / size - place).max() < 0.006
+
+
+# ---- Refusals
+
+
+def contents(folder):
+    return {path: path.is_file() and path.read_bytes() for path in folder.rglob("*")}
+
+
+def refused(code, message, capsys, folder, *words):
+    """One line that holds ``message``, and nothing changed in ``folder``."""
+    before = contents(folder)
+    assert call(*words) == code
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1 and "error: " in err and message in err, err
+    assert contents(folder) == before
+
+
+def test_an_existing_file(run, tmp_path, capsys):
+    """Replaced only on demand, and only by a file that answers as torch does."""
+    path = tmp_path / "model.onnx"
+    path.write_text("mine")
+    refused(2, f"{path}: is there already", capsys, tmp_path, run, path)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(export, "TOLERANCE", 0)
+        words = run, path, "--overwrite"
+        refused(1, "off those of torch: nothing written", capsys, tmp_path, *words)
+    assert call(run, path, "--overwrite") == 0
+    assert len(ask(path, np.zeros((1, 3, 64, 64), np.uint8))["age"]) == 1
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_answers_that_differ_are_refused(run, capsys):
+    """A single age, end of an interval, or probability."""
+    model, images = predict.load(run), faces(12, 64).numpy().astype(np.uint8)
+    content = export.build(model).SerializeToString()
+    found = export.answers(content, images)
+    export.check_answers(found, images, model)
+    export.check_decoding(found, model)
+    for name in ("age", "age_low", "age_high"):
+        wrong = found | {name: found[name] + (np.arange(12) == 11)}
+        with pytest.raises(SystemExit):
+            export.check_decoding(wrong, model)
+        assert f"{name} is not what predict.py makes of" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        export.check_answers(found | {"age": found["age"] + (np.arange(12) == 11)}, images, model)
+    assert "ages are not those of torch" in capsys.readouterr().err
+    for name in ("probas", "male"):
+        values = found[name].copy()
+        values[-1] = np.nan
+        with pytest.raises(SystemExit):
+            export.check_answers(found | {name: values}, images, model)
+        assert "nan off those of torch" in capsys.readouterr().err
+
+
+def test_bad_runs(run, tmp_path, capsys):
+    broken = tmp_path / "broken"
+    shutil.copytree(run, broken)
+    weights = (broken / "model.pt").read_bytes()
+    (broken / "model.pt").write_bytes(weights[: len(weights) // 2])
+    message = f"{broken / 'model.pt'}: not the state dict of a network"
+    refused(2, message, capsys, tmp_path, broken, tmp_path / "model.onnx")
+    (broken / "model.pt").unlink()
+    refused(2, f"{broken}: holds no model.pt", capsys, tmp_path, broken, tmp_path / "model.onnx")
+    for folder in (tmp_path, tmp_path / "nowhere"):
+        message = f"{folder}: no run.json, or not one of a run"
+        refused(2, message, capsys, tmp_path, folder, tmp_path / "model.onnx")
+
+
+def test_bad_places(run, tmp_path, capsys):
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "file").write_text("mine")
+    for path, message in {
+        tmp_path / "none" / "model.onnx": f"there is no folder {tmp_path / 'none'}",
+        tmp_path / "file" / "model.onnx": f"there is no folder {tmp_path / 'file'}",
+        tmp_path / "folder": "is a folder; give a file",
+    }.items():
+        refused(2, f"{path}: {message}", capsys, tmp_path, run, path)
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid"), reason="no POSIX users here")
+def test_no_permission_to_write(run, capsys):
+    """Said before the network is read, which here could not be."""
+    with tempfile.TemporaryDirectory() as name:
+        os.chmod(name, 0o555)
+        path, superuser = Path(name) / "model.onnx", os.geteuid() == 0
+        try:
+            if superuser:  # who may write anywhere
+                os.seteuid(65534)
+            refused(1, f"{path}: Permission denied", capsys, Path(name), "nowhere", path)
+        finally:
+            if superuser:
+                os.seteuid(0)
+
+
+def test_disk_full(run, tmp_path):
+    """The limit on a file's size stands for a disk: one line, and the old file stays."""
+    resource = pytest.importorskip("resource")
+    (tmp_path / "model.onnx").write_text("mine")
+    result = subprocess.run(
+        [sys.executable, MODEL_CODE / "export.py", run, tmp_path / "model.onnx", "--overwrite"],
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (10**7, 10**7)),
+        capture_output=True,
+        text=True,
+    )
+    assert result.returncode == 1
+    due = f"export.py: error: {tmp_path / 'model.onnx'}: File too large\n"
+    assert result.stderr == due
+    assert [path.read_text() for path in tmp_path.iterdir()] == ["mine"]
+
+
+@pytest.mark.parametrize(
+    "words, message",
+    [
+        (["--int8=1"], "--int8 1 needs --photos and --image_path"),
+        (["--int8=1", "--fp16=1"], "not allowed with argument"),
+        (["--fp16=2"], "invalid choice"),
+        (["--photos=photos.csv"], "--photos and --image_path go together"),
+        (["--image_path=."], "--photos and --image_path go together"),
+        (["--photos=none.csv", "--image_path=."], "none.csv: No such file or directory"),
+    ],
+)
+def test_bad_options(words, message, run, tmp_path, capsys):
+    refused(2, message, capsys, tmp_path, run, tmp_path / "model.onnx", *words)
+
+
+def test_bad_photos(run, photos, tmp_path, capsys):
+    """The script's own lines, and nothing is written."""
+    lines = photos[1].read_text().splitlines(keepends=True)
+    shutil.copytree(photos[3], tmp_path / "images")
+    (tmp_path / "images" / lines[3].split(",")[1]).write_text("no image")
+    words = [run, tmp_path / "model.onnx", *photos[:3], tmp_path / "images"]
+    refused(2, "row 3: ", capsys, tmp_path, *words)
+    (tmp_path / "images" / lines[3].split(",")[1]).unlink()
+    refused(2, "1 of 10 image files are missing", capsys, tmp_path, *words)
+
+
+# ---- Without torch
+
+NO_TORCH = """\
+import sys
+
+class Refusal:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in ("torch", "torchvision", "pandas", "onnx"):
+            raise ImportError(f"no {name} here")
+
+sys.meta_path.insert(0, Refusal())
+"""
+
+
+def test_snippet_needs_no_torch(run, tmp_path):
+    """In a process in which torch, torchvision, pandas and onnx cannot be imported, from a folder
+    without this project's files: what predict.py says of the crop."""
+    assert call(run, tmp_path / "model.onnx") == 0
+    assert len([line for line in SNIPPET.splitlines() if line]) <= 10
+    model = predict.load(run)
+    program = [sys.executable, "-I", "-c"]
+    result = subprocess.run([*program, NO_TORCH + "import torch"], capture_output=True, text=True)
+    assert result.returncode == 1 and "ImportError: no torch here" in result.stderr
+    ages = set()
+    for path in sorted((SAMPLE / "utk" / "images").glob("*.jpg"))[:4]:
+        shutil.copy(path, tmp_path / "face.jpg")
+        result = subprocess.run(
+            [*program, NO_TORCH + SNIPPET], cwd=tmp_path, capture_output=True, text=True
+        )
+        assert result.returncode == 0, result.stderr
+        probas, male = predict.infer([predict.prepare(Image.open(path), model)], model, 1)
+        row = predict.estimate(probas[0], male[0], model)
+        assert result.stdout == f"{row['age']} years ({row['age_low']}-{row['age_high']})\n"
+        ages.add(row["age"])
+    assert len(ages) > 1
