@@ -473,7 +473,8 @@ def reason_of(error):
     """One line that says why a file has failed."""
     if isinstance(error, ImportError):
         return f"neither an image, nor PyAV there: {media.EXTRAS}"
-    return " ".join(str(error).split()) or type(error).__name__
+    reason = getattr(error, "strerror", None) or str(error)  # without the path
+    return " ".join(reason.split()) or type(error).__name__
 
 
 def new_clip():
