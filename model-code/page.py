@@ -44,7 +44,7 @@ SIDE = 1600  # pixels of a photo's marked copy, at most
 
 # The browser lets the page load what it makes itself, and lets no other site frame it.
 POLICY = (
-    "default-src 'none'; connect-src 'self'; img-src blob: data:; media-src blob:; base-uri 'none'; "
+    "default-src 'none'; connect-src 'self'; img-src blob: data:; media-src blob:; "
     "script-src 'unsafe-inline'; style-src 'unsafe-inline'; frame-ancestors 'none'"
 )
 GONE = ConnectionError, TimeoutError  # raised by reading from, or writing to, who has left

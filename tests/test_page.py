@@ -109,9 +109,9 @@ def post(server, body, **headers):
     return status, [line for line in lines if not {"waiting", "done"} & set(line)], rest
 
 
-def png(image):
+def saved(image, kind="PNG"):
     file = io.BytesIO()
-    image.save(file, "PNG")
+    image.save(file, kind)
     return file.getvalue()
 
 
@@ -154,7 +154,7 @@ def test_a_photo(server, model):
     two.paste(FACE, (0, 0))
     two.paste(small(0.7), (300, 20))
     for image, numbers in (ASTRONAUT, [""]), (two, ["#1  ", "#2  "]), (Image.new("L", (9, 9)), []):
-        status, [found], copy = post(server, png(image))
+        status, [found], copy = post(server, saved(image))
         faces = due(model, image)
         assert status == 200 and found["faces"] == faces and found["notes"] == []
         assert len(faces) == len(numbers)
@@ -214,13 +214,13 @@ def test_a_damaged_video(server, tmp_path):
 def test_what_is_no_picture(server, tmp_path):
     """One line each, without this machine's paths."""
     save_video(tmp_path / "film.mp4", moving(9))
-    film, photo = (tmp_path / "film.mp4").read_bytes(), png(FACE)
+    film, photo = (tmp_path / "film.mp4").read_bytes(), saved(FACE)
     for content, why in (
         (b"Dear reader,\n" * 50, "neither an image nor a video"),
         (np.random.default_rng(1).bytes(5000), "neither an image nor a video"),
         (film[: len(film) // 2], "neither an image nor a video"),
         (photo[: len(photo) // 2], "truncated"),
-        (png(Image.fromarray(np.zeros((9, 9), np.int32))), "unknown range"),
+        (saved(Image.new("F", (9, 9)), "TIFF"), "unknown range"),
     ):
         status, [line], copy = post(server, content)
         assert (status, list(line), copy) == (200, ["error"], b"")
@@ -240,7 +240,7 @@ def test_damaged_bytes(server, tmp_path):
     save_video(tmp_path / "film.mp4", moving(4))
     small(0.5).save(tmp_path / "face.jpg")
     kinds = [(tmp_path / name).read_bytes() for name in ("film.mp4", "face.jpg")]
-    kinds.append(png(small(0.5)))
+    kinds.append(saved(small(0.5)))
     errors = 0
     for number in range(45):
         content = bytearray(kinds[number % 3])
@@ -272,7 +272,7 @@ def test_damaged_bytes(server, tmp_path):
 )
 def test_pages_of_other_sites(headers, server):
     headers = {name: value.format(port=server.port) for name, value in headers.items()}
-    status, [line], _ = post(server, png(FACE), **headers)
+    status, [line], _ = post(server, saved(FACE), **headers)
     assert status == 403 and list(line) == ["error"]
     if "Host" in headers:
         for path in ("/", "/about"):
@@ -285,7 +285,7 @@ def test_the_page_itself(server):
     for name in ("127.0.0.1", "localhost", "[::1]"):
         own = {"Host": f"{name}:{server.port}", "Origin": f"http://{name}:{server.port}"}
         assert request(server, "GET", "/", **own)[2] == PAGE.with_suffix(".html").read_bytes()
-        assert post(server, png(Image.new("L", (9, 9))), **own)[0] == 200
+        assert post(server, saved(Image.new("L", (9, 9))), **own)[0] == 200
     _, headers, _ = request(server, "GET", "/")
     assert headers["Content-Security-Policy"].startswith("default-src 'none'; connect-src 'self';")
     assert headers["Cache-Control"] == "no-store"
@@ -316,7 +316,7 @@ def test_eight_at_once(server, model):
     expected = [due(model, image) for image in images]
     assert len({json.dumps(faces) for faces in expected}) == 8
     with ThreadPoolExecutor(8) as pool:
-        answers = list(pool.map(lambda image: post(server, png(image)), images))
+        answers = list(pool.map(lambda image: post(server, saved(image)), images))
     for (_, [found], copy), faces, image in zip(answers, expected, images, strict=True):
         assert found["faces"] == faces and len(faces) == 1
         assert Image.open(io.BytesIO(copy)).size == image.size
@@ -333,7 +333,7 @@ def test_a_crowd(server):
     for connection in others:
         connection.close()
     wait_until(lambda: os.listdir(server.temporary) == [])
-    assert post(server, png(FACE))[0] == 200
+    assert post(server, saved(FACE))[0] == 200
 
 
 def test_who_leaves_during_a_video(server, long_film, model, tmp_path):
@@ -341,7 +341,7 @@ def test_who_leaves_during_a_video(server, long_film, model, tmp_path):
     save_video(tmp_path / "short.mp4", moving(3))
     with start(server, long_film) as long:
         wait_for(long, "done")
-        assert post(server, png(FACE))[1][0]["faces"] == due(model, FACE)
+        assert post(server, saved(FACE))[1][0]["faces"] == due(model, FACE)
         short = start(server, (tmp_path / "short.mp4").read_bytes())
         wait_for(short, "waiting")
         assert len(os.listdir(server.temporary)) == 2
@@ -475,7 +475,7 @@ def test_files_dropped(page, model):
     two = Image.new("RGB", (500, 256))
     two.paste(FACE, (0, 0))
     two.paste(small(0.7), (300, 20))
-    files = [["two.png", list(png(two))], ["<b>letter.jpg", list(b"Dear reader,\n" * 9)]]
+    files = [["two.png", list(saved(two))], ["<b>letter.jpg", list(b"Dear reader,\n" * 9)]]
     page.locator("#drop").evaluate(DROP, [*files, ["empty.jpg", []], ["large.mp4", LARGEST + 1]])
     large, empty, letter, photo = articles(page, 4)
     faces = predict.faces(model, two)
@@ -540,7 +540,7 @@ def test_page_py_has_ended(browser, run, tmp_path):
     page = browser.new_page()
     with serving(run, tmp_path / "temporary") as server:
         page.goto(f"http://127.0.0.1:{server.port}/")
-    page.locator("#drop").evaluate(DROP, [["face.png", list(png(FACE))]])
+    page.locator("#drop").evaluate(DROP, [["face.png", list(saved(FACE))]])
     [article] = articles(page, 1)
     line = "face.png: it could not be read, or page.py has ended"
     assert article.locator(".error").all_inner_texts() == [line]
