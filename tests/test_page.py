@@ -60,7 +60,7 @@ def serving(run, temporary, *words):
         yield SimpleNamespace(process=process, port=port, temporary=temporary)
     finally:
         process.send_signal(signal.SIGINT)
-        out, err = process.communicate(timeout=120)
+        out, err = process.communicate(timeout=600)
     assert (process.returncode, out, os.listdir(temporary)) == (0, "page.py: ended\n", [])
     warning = "page.py: warning: all who reach this machine at 0.0.0.0 can use the page\n"
     assert err == (warning if "0.0.0.0" in words else "")
@@ -92,7 +92,7 @@ def long_film(tmp_path_factory):
 
 def request(server, method, path, body=None, **headers):
     """Status, head and content of the answer."""
-    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=300)
+    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=600)
     connection.request(method, path, body, headers)
     answer = connection.getresponse()
     return answer.status, answer.headers, answer.read()
@@ -117,7 +117,7 @@ def saved(image, kind="PNG"):
 
 def start(server, content, length=None):
     """A connection over which ``content`` has been sent, of a file of ``length`` bytes."""
-    connection = socket.create_connection(("127.0.0.1", server.port), timeout=300)
+    connection = socket.create_connection(("127.0.0.1", server.port), timeout=600)
     head = f"POST /predict HTTP/1.1\r\nHost: localhost\r\nContent-Length: {length or len(content)}"
     connection.sendall(head.encode() + b"\r\n\r\n" + content)
     return connection
@@ -132,7 +132,7 @@ def wait_for(connection, key):
 
 
 def wait_until(holds):
-    end = time.monotonic() + 60
+    end = time.monotonic() + 600
     while not holds():
         assert time.monotonic() < end
         time.sleep(0.05)
@@ -362,7 +362,7 @@ def test_stopped(number, host, run, long_film, tmp_path):
         third = start(server, b"x", 10**6)
         wait_until(lambda: len(os.listdir(server.temporary)) == 3)
         server.process.send_signal(getattr(signal, number))
-        assert server.process.wait(timeout=120) == 0
+        assert server.process.wait(timeout=600) == 0
     for connection in (first, second, third):
         connection.close()
 
@@ -408,7 +408,7 @@ def browser(tmp_path_factory):
 def page(browser, server):
     """The page, open; it raises no error, and asks for nothing but its own."""
     page = browser.new_page(viewport={"width": 1000, "height": 800})
-    page.set_default_timeout(120_000)
+    page.set_default_timeout(600_000)
     errors, asked = [], set()
     page.on("pageerror", errors.append)
     page.on("request", lambda request: asked.add(request.url))
