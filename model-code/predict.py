@@ -151,8 +151,6 @@ def parse_settings(argv):
         value = getattr(args, name)
         if value is not None and not low <= value <= high:
             refuse(f"--{name} {value}: must be from {low} to {high}")
-    if args.cuda >= (count := torch.cuda.device_count()):
-        refuse(f"--cuda {args.cuda}: this machine has {count} CUDA devices; --cuda -1 is the CPU")
     if args.script and not args.weights:
         refuse("--script needs --weights: the file that the script has written")
     if args.boxes and args.crops:
@@ -209,6 +207,13 @@ def read_weights(path):
     return state, shapes
 
 
+def need_detector(otherwise=""):
+    """InputError where a package is missing that finds faces."""
+    for name in detect.PACKAGES:
+        if importlib.util.find_spec(name) is None:
+            raise InputError(f"{name} is not installed: {media.EXTRAS}{otherwise}")
+
+
 def load(run=PRETRAINED, *, weights=None, script=None, image_size=120, cuda=-1):
     """The network of the folder ``run``, in a namespace with all that preparing its input takes: of
     a run with validation that of the best epoch, since that is what the validation was for.
@@ -217,6 +222,9 @@ def load(run=PRETRAINED, *, weights=None, script=None, image_size=120, cuda=-1):
     training script, and ``image_size`` in pixels, no run is needed. ``cuda`` is the number of the
     device, -1 the CPU. InputError where it can't be had.
     """
+    if cuda >= (count := torch.cuda.device_count()):
+        message = f"this machine has {count} CUDA devices; --cuda -1 is the CPU"
+        raise InputError(f"--cuda {cuda}: {message}")
     name, size, settings, ages = script, image_size, dict.fromkeys(VIEWS, False), {}
     if not script:
         run = Path(run)
@@ -247,6 +255,11 @@ def load(run=PRETRAINED, *, weights=None, script=None, image_size=120, cuda=-1):
     return SimpleNamespace(
         script=module, network=network, size=size, device=device, weights=str(weights), **settings
     )
+
+
+def licence(model):
+    """The terms of the model that comes with the scripts; nothing is known of other models'."""
+    return LICENCE if Path(model.weights).resolve().parent == PRETRAINED else ""
 
 
 def face_image(pixels, face, model):
@@ -454,6 +467,14 @@ def read_inputs(paths, args, model, fail, bar):
             fail(source, error)
         if clip:
             yield SimpleNamespace(source=source, clip=clip, pixels=None, boxes=[], faces=[])
+
+
+def reason_of(error):
+    """One line that says why a file has failed."""
+    if isinstance(error, ImportError):
+        return f"neither an image, nor PyAV there: {media.EXTRAS}"
+    reason = getattr(error, "strerror", None) or str(error)  # without the path
+    return " ".join(reason.split()) or type(error).__name__
 
 
 def new_clip():
@@ -849,6 +870,14 @@ def frame_marks(picture, clip, probas, male, add, model):
     return [(track.box, text) for track, text in clip.shown]
 
 
+def answer(paths, args, model, add, path_for, fail, bar):
+    """Predict for the files ``paths``: add(row) gets the rows, fail(source, error, what="") what
+    goes wrong, path_for(source, suffix) names the marked copies, ``bar`` counts the pictures."""
+    pictures = read_inputs(paths, args, model, fail, bar)
+    for batch in side_by_side(in_batches(pictures, args.batch_size)):
+        finish(batch, args, model, add, path_for, fail)
+
+
 # %% For programs
 def options(**changed):
     """What read_picture() and what it calls take from the command line, in a namespace."""
@@ -911,9 +940,8 @@ def run(args):
             args.labels = labels.read_labels(args.labels)
     except ValueError as error:
         raise InputError(error) from None
-    missing = [name for name in detect.PACKAGES if importlib.util.find_spec(name) is None]
-    if missing and not args.crops:
-        raise InputError(f"{missing[0]} is not installed: {media.EXTRAS}, or give --crops")
+    if not args.crops:
+        need_detector(", or give --crops")
     if args.out and args.out.exists() and not args.out.is_dir():
         raise InputError(f"--out {args.out}: is a file; give a folder")
     if args.out and args.out.exists() and any(args.out.iterdir()) and not args.overwrite:
@@ -922,8 +950,8 @@ def run(args):
     args.boxes = read_boxes(args.boxes) if args.boxes else None
     given = {"weights": args.weights, "script": args.script, "image_size": args.image_size or 120}
     model = load(args.run, **given, cuda=args.cuda)
-    licence = f"; {LICENCE}" if Path(model.weights).resolve().parent == PRETRAINED else ""
-    say(f"{model.weights}, by {Path(model.script.__file__).name}{licence}")
+    terms = f"; {licence(model)}" * bool(licence(model))
+    say(f"{model.weights}, by {Path(model.script.__file__).name}{terms}")
     if not args.json:
         say(HEAD)
     if args.out:
@@ -937,15 +965,11 @@ def run(args):
     ):
 
         def fail(source, error, what=""):
-            reason = "neither an image, nor PyAV there: " + media.EXTRAS
-            if not isinstance(error, ImportError):
-                reason = what + (" ".join(str(error).split()) or type(error).__name__)
+            reason = what + reason_of(error)
             failures.append({"source": source, "reason": reason})
             say(f"predict.py: error: {source}: {reason}", sys.stderr)
 
-        pictures = read_inputs(paths, args, model, fail, bar)
-        for batch in side_by_side(in_batches(pictures, args.batch_size)):
-            finish(batch, args, model, add, path_for, fail)
+        answer(paths, args, model, add, path_for, fail, bar)
     for note in notes:
         say(note)
     say(NOTE)

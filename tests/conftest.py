@@ -3,6 +3,7 @@
 import importlib.util
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -50,3 +51,9 @@ def run(script, *args, cwd=None, **env):
         cwd=cwd,
         env={**os.environ, **env},
     )
+
+
+def chromium():
+    """The path of a browser, or None."""
+    names = map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))
+    return next(filter(None, names), None)

@@ -1010,17 +1010,20 @@ def contents(folder):
     return {path: path.is_file() and path.read_bytes() for path in folder.rglob("*")}
 
 
-@pytest.fixture
-def run(bare, tmp_path):
+def make_run(bare, folder):
     """A run folder with the weights of ``bare``, without training."""
-    folder = tmp_path / "run"
     folder.mkdir()
     (folder / "model.pt").symlink_to(bare[1])
     digest = hashlib.sha256((CODE / "afad-coral.py").read_bytes()).hexdigest()
     facts = {"script": "afad-coral.py", "script_sha256": digest, "settings": {"image_size": 32}}
     (folder / "run.json").write_text(json.dumps(facts))
-    small(0.5).save(tmp_path / "face.png")
     return folder
+
+
+@pytest.fixture
+def run(bare, tmp_path):
+    small(0.5).save(tmp_path / "face.png")
+    return make_run(bare, tmp_path / "run")
 
 
 def change(run, **facts):

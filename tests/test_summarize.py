@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import ROOT, load, run
+from conftest import ROOT, chromium, load, run
 
 SCRIPT = ROOT / "model-code" / "summarize.py"
 PUBLISHED = ROOT.parent / "shared" / "published-logs"
@@ -1385,13 +1385,6 @@ def test_every_stage_of_a_young_run(summarize, tmp_path):
 
 
 # The page in a real browser.
-
-
-def chromium():
-    for name in ("chromium", "chromium-browser", "google-chrome"):
-        if shutil.which(name):
-            return shutil.which(name)
-    return None
 
 
 @pytest.mark.skipif(chromium() is None, reason="no Chromium installed")

@@ -1,0 +1,325 @@
+"""predict.py as a page in the browser, on this machine: photos, the camera, videos.
+
+    python model-code/page.py
+    python model-code/page.py --run run1 --port 8000
+
+It prints the address to open; Ctrl-C ends it. A file dropped there lies in the temporary folder
+while it is looked at; it is deleted with its marked copy before the answer has ended. Nothing comes
+from the internet, and nothing goes there.
+
+The page is page.html. POST /predict, whose body is a file as it is, answers with lines of JSON:
+{"waiting": true} and {"done": n, "of": n}, pictures of a video, as often as there is news; in the
+end {"error": why}, or what was found, with "bytes": so many, the marked copy, follow that line.
+"""
+
+import argparse
+import ipaddress
+import json
+import os
+import shutil
+import signal
+import socket
+import socketserver
+import sys
+import tempfile
+import threading
+import time
+from contextlib import contextmanager, suppress
+from http.server import BaseHTTPRequestHandler
+from pathlib import Path
+from types import SimpleNamespace
+from urllib.parse import urlsplit
+
+import media
+import numpy as np
+import PIL.Image
+import predict
+
+HTML = Path(__file__).resolve().with_name("page.html")
+MEGABYTES = 200  # of a file, at most
+VISITORS = 16  # files that are sent, wait or are looked at, at most; the next one is refused
+SILENCE = 30  # seconds without a byte from a visitor, or to one, who is taken to have left then
+PAUSE = 0.3  # seconds from one line of progress to the next, at least
+SIDE = 1600  # pixels of a photo's marked copy, at most
+
+# The browser lets the page load what it makes itself, and lets no other site frame it.
+POLICY = (
+    "default-src 'none'; connect-src 'self'; img-src blob: data:; media-src blob:; "
+    "script-src 'unsafe-inline'; style-src 'unsafe-inline'; frame-ancestors 'none'"
+)
+GONE = ConnectionError, TimeoutError  # raised by reading from, or writing to, who has left
+
+
+class Server(socketserver.ThreadingTCPServer):
+    """A thread for each request. Closing it ends all connections, and so the work for them."""
+
+    allow_reuse_address = os.name == "posix"  # elsewhere it would let two servers share a port
+    request_queue_size = 64
+
+    def __init__(self, host, port):
+        self.address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        self.host, self.connections = host, set()
+        self.places = threading.BoundedSemaphore(VISITORS)
+        self.photos, self.videos = threading.Lock(), threading.Lock()  # no photo waits for a film
+        super().__init__((host, port), Visitor)
+
+    def process_request(self, request, client_address):
+        self.connections.add(request)
+        super().process_request(request, client_address)
+
+    def shutdown_request(self, request):
+        self.connections.discard(request)
+        super().shutdown_request(request)
+
+    def handle_error(self, request, client_address):
+        if not isinstance(sys.exc_info()[1], GONE):
+            super().handle_error(request, client_address)
+
+    def server_close(self):
+        for connection in list(self.connections):
+            with suppress(OSError):  # it has just ended
+                connection.shutdown(socket.SHUT_RDWR)
+        super().server_close()  # waits for the threads
+
+
+class Visitor(BaseHTTPRequestHandler):
+    """A request. The connection ends with the answer."""
+
+    timeout = SILENCE
+
+    def log_message(self, *_):
+        """Nothing is noted of visitors."""
+
+    def do_GET(self):
+        if problem := self.foreign():
+            self.refuse(403, problem)
+        elif self.path == "/":
+            self.begin(200, "text/html; charset=utf-8", HTML.read_bytes())
+        elif self.path == "/about":
+            self.begin(200, "application/json", json.dumps(about(self.server.model)).encode())
+        else:
+            self.refuse(404, "nothing is here")
+
+    def do_POST(self):
+        length = self.headers.get("Content-Length", "")
+        length = int(length) if length.isascii() and length.isdigit() else 0
+        if problem := self.foreign():
+            self.refuse(403, problem)
+        elif self.path != "/predict":
+            self.refuse(404, "nothing is here")
+        elif not length:
+            self.refuse(411, "the file is empty, or comes without its length")
+        elif length > MEGABYTES * 10**6:
+            self.refuse(413, f"larger than {MEGABYTES} MB, the most that this page takes")
+        elif not self.server.places.acquire(blocking=False):
+            self.refuse(503, f"{VISITORS} others wait already; try again in a minute", length)
+        else:
+            try:
+                self.take(length)
+            finally:
+                self.server.places.release()
+
+    def foreign(self):
+        """Why this may be a request of another site's page, or "". The browser tells in Origin
+        whose page asks, and in Host what name of this machine was asked for: other sites can give
+        it one of their own names, but not a number."""
+        host, origin = self.headers.get("Host", ""), self.headers.get("Origin")
+        try:
+            name = urlsplit(f"//{host}").hostname
+            if name not in ("localhost", self.server.host.lower()):
+                ipaddress.ip_address(name)
+        except ValueError:
+            return "open the page by the address that page.py has printed"
+        own = origin is None or origin.split("//")[-1] == host
+        return "" if own else "sent by the page of another site"
+
+    def begin(self, status, kind, content=None):
+        """Send the head of an answer, and ``content`` if that is all."""
+        self.send_response(status)
+        self.send_header("Content-Type", kind)
+        self.send_header("Cache-Control", "no-store")
+        self.send_header("Content-Security-Policy", POLICY)
+        self.send_header("Cross-Origin-Resource-Policy", "same-origin")
+        self.send_header("X-Content-Type-Options", "nosniff")
+        if content is not None:
+            self.send_header("Content-Length", len(content))
+        self.end_headers()
+        self.wfile.write(content or b"")
+
+    def refuse(self, status, problem, length=0):
+        """Answer with an error. ``length`` bytes are read and dropped, for some seconds: a browser
+        that is still sending them would take a closed connection for the answer."""
+        self.begin(status, "application/json", json.dumps({"error": problem}).encode() + b"\n")
+        end = time.monotonic() + 5
+        while length > 0 and time.monotonic() < end:
+            length -= len(self.rfile.read1(2**20)) or length
+
+    def tell(self, **what):
+        self.wfile.write(json.dumps(what).encode() + b"\n")
+
+    def take(self, length):
+        """Read a file, look at it, and answer."""
+        with tempfile.TemporaryDirectory(prefix="page-py-") as folder:
+            path = Path(folder, "upload")
+            with open(path, "wb") as file:
+                while left := length - file.tell():
+                    part = self.rfile.read1(min(left, 2**20))
+                    if not part:
+                        return
+                    file.write(part)
+            self.begin(200, "application/x-ndjson")
+            try:
+                found, copy = self.look(path)
+                with open(copy, "rb") as file:
+                    self.tell(**found, bytes=copy.stat().st_size)
+                    shutil.copyfileobj(file, self.wfile)
+            except GONE:
+                raise
+            except Exception as error:  # Pillow and FFmpeg raise many kinds on damaged files
+                self.tell(error=predict.reason_of(error))
+
+    def look(self, path):
+        """What is found in a file, and the path of its marked copy."""
+        with self.turn(self.server.photos), suppress(PIL.UnidentifiedImageError):
+            return photo(self.server.model, path)
+        with self.turn(self.server.videos):
+            return video(self.server.model, path, self.tell)
+
+    @contextmanager
+    def turn(self, lock):
+        """Hold ``lock``, when others have had it."""
+        while not lock.acquire(timeout=PAUSE):
+            self.tell(waiting=True)
+        try:
+            yield
+        finally:
+            lock.release()
+
+
+# %% What is answered
+def about(model):
+    """What the page says of the model and of itself."""
+    return {
+        "model": "/".join(Path(model.weights).parts[-2:]),
+        "script": Path(model.script.__file__).name,
+        "licence": predict.licence(model),
+        "note": predict.NOTE,
+        "youngest": model.script.YOUNGEST_AGE,
+        "coverage": predict.COVERAGE,
+        "megabytes": MEGABYTES,
+    }
+
+
+def photo(model, path):
+    """The faces in the image ``path``, as of predict.faces(), and the path of its marked copy.
+    PIL.UnidentifiedImageError if the file may hold a video instead."""
+    notes = []
+    pixels = media.read_image(path, notes.append)
+    faces, marks = predict.faces(model, pixels), []
+    for face in faces:
+        face["words"] = predict.words_of(face, model)
+        number = f"#{face['face']}  " * (len(faces) > 1)
+        box = [face[side] for side in ("left", "top", "right", "bottom")]
+        marks.append((box, number + predict.sentence(face, model)))
+    image, copy = predict.mark(pixels, marks), path.with_name("marked.jpg")
+    image.thumbnail((SIDE, SIDE))
+    image.save(copy, "JPEG", quality=90)
+    height, width = pixels.shape[:2]
+    return {"faces": faces, "width": width, "height": height, "notes": notes}, copy
+
+
+def video(model, path, tell):
+    """The tracks in the video ``path``, as predict.py's, and the path of its marked copy. Calls
+    tell(done=, of=), numbers of pictures. ValueError where no picture can be decoded."""
+    tracks, notes, copy = [], [], path.with_name("marked.mp4")
+    bar = SimpleNamespace(total=1, done=0, told=0)
+
+    def update():
+        bar.done += 1
+        if time.monotonic() - bar.told > PAUSE:
+            bar.told = time.monotonic()
+            tell(done=bar.done, of=max(bar.total, bar.done))
+
+    def add(row):
+        if row["kind"] == "track":
+            tracks.append(row | {"words": predict.words_of(row, model)})
+
+    def fail(_, error, what=""):
+        if isinstance(error, GONE):  # of tell
+            raise error
+        notes.append(what + predict.reason_of(error))
+
+    bar.update = update
+    options = predict.options(batch_size=16, labels=None, no_draw=False)
+    predict.answer([path], options, model, add, lambda *_: copy, fail, bar)
+    if not copy.exists():
+        raise ValueError("; ".join(notes))
+    return {"tracks": tracks, "notes": notes}, copy
+
+
+# %% From the command line
+def refuse(message, code=2):
+    """End with one line for the user."""
+    predict.say(f"page.py: error: {message}", sys.stderr)
+    raise SystemExit(code)
+
+
+def parse_settings(argv):
+    """The settings as an argparse namespace, checked."""
+    parser = argparse.ArgumentParser(
+        description=f"{__doc__}\n{predict.NOTE}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.error = refuse
+    add = parser.add_argument
+    add("--run", type=Path, default=predict.PRETRAINED, help="folder of a finished run")
+    add("--host", default="127.0.0.1", help="address to listen at (127.0.0.1: this machine alone)")
+    add("--port", type=int, default=7860, help="0: any that is free (7860)")
+    add("--cuda", type=int, default=-1, help="CUDA device number; -1: the CPU (-1)")
+    args = parser.parse_args(argv)
+    if not 0 <= args.port <= 65535:
+        refuse(f"--port {args.port}: must be from 0 to 65535")
+    return args
+
+
+def serve(server, args):
+    """Load the model, print where the page is, and serve until a signal."""
+    predict.need_detector()
+    server.model = predict.load(args.run, cuda=args.cuda)
+    predict.faces(server.model, np.zeros((64, 64, 3), np.uint8))  # the first one is slow
+    facts, (host, port) = about(server.model), server.server_address[:2]
+    if not ipaddress.ip_address(host).is_loopback:
+        line = f"page.py: warning: all who reach this machine at {host} can use the page"
+        predict.say(line, sys.stderr)
+    print(f"{facts['model']}, by {facts['script']}{facts['licence'] and '; '}{facts['licence']}")
+    print(predict.NOTE)
+    name = f"[{host}]" if ":" in host else host
+    print(f"http://{name}:{port} is the page; Ctrl-C ends it", flush=True)
+    server.serve_forever()
+
+
+def main(argv=None):
+    """Serve until SIGINT, SIGTERM or SIGHUP; the exit code."""
+    args = parse_settings(argv)
+    names = [name for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    for name in names:
+        signal.signal(getattr(signal, name), signal.default_int_handler)
+    try:
+        with Server(args.host, args.port) as server:
+            try:
+                serve(server, args)
+            except KeyboardInterrupt:
+                for name in names:  # ending takes a second or two
+                    signal.signal(getattr(signal, name), signal.SIG_IGN)
+    except predict.InputError as error:
+        refuse(error)
+    except OSError as error:
+        refuse(f"--host {args.host} --port {args.port}: {error.strerror or error}", 1)
+    print("page.py: ended")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.stdout.reconfigure(errors="backslashreplace")  # not every terminal has all characters
+    sys.exit(main())

@@ -1,0 +1,547 @@
+"""page.py as a process of its own: what it answers, and the page in a real browser."""
+
+import http.client
+import io
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from conftest import MODEL_CODE, chromium
+from conftest import run as run_script
+from PIL import Image
+from test_predict import (  # noqa: F401 (bare is a fixture)
+    ASTRONAUT,
+    FACE,
+    av,
+    bare,
+    call,
+    make_run,
+    moving,
+    predict,
+    save_video,
+    small,
+    split,
+    table,
+)
+
+PAGE = MODEL_CODE / "page.py"
+# the page's limits, as it and the README tell them
+LARGEST = 200 * 10**6
+VISITORS = 16
+
+
+@contextmanager
+def serving(run, temporary, *words):
+    """page.py with a temporary folder of its own, at any port; nothing is left there when it ends,
+    nor is anything printed but what is known."""
+    temporary.mkdir()
+    command = [sys.executable, PAGE, "--run", run, "--port", 0, *words]
+    process = subprocess.Popen(
+        list(map(str, command)),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "TMPDIR": str(temporary)},
+    )
+    try:
+        head = [process.stdout.readline() for _ in range(3)]
+        assert head[:2] == ["run/model.pt, by afad-coral.py\n", predict.NOTE + "\n"], head
+        port = int(re.fullmatch(r"http://[0-9.]+:([0-9]+) is the page; .*\n", head[2])[1])
+        yield SimpleNamespace(process=process, port=port, temporary=temporary)
+    finally:
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=600)
+    assert (process.returncode, out, os.listdir(temporary)) == (0, "page.py: ended\n", [])
+    warning = "page.py: warning: all who reach this machine at 0.0.0.0 can use the page\n"
+    assert err == (warning if "0.0.0.0" in words else "")
+
+
+@pytest.fixture(scope="module")
+def run(bare, tmp_path_factory):  # noqa: F811
+    return make_run(bare, tmp_path_factory.mktemp("page") / "run")
+
+
+@pytest.fixture(scope="module")
+def model(run):
+    return predict.load(run)
+
+
+@pytest.fixture(scope="module")
+def server(run, tmp_path_factory):
+    with serving(run, tmp_path_factory.mktemp("server") / "temporary") as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def long_film(tmp_path_factory):
+    """The bytes of a video that takes minutes: all its pictures are large, and searched."""
+    path = tmp_path_factory.mktemp("film") / "long.mp4"
+    save_video(path, [Image.new("RGB", (1280, 720))] * 400, "mpeg4", rate=3)
+    return path.read_bytes()
+
+
+def request(server, method, path, body=None, **headers):
+    """Status, head and content of the answer."""
+    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=600)
+    connection.request(method, path, body, headers)
+    answer = connection.getresponse()
+    return answer.status, answer.headers, answer.read()
+
+
+def post(server, body, **headers):
+    """Status, the lines of the answer, without those of waiting and progress, and the copy."""
+    status, _, rest = request(server, "POST", "/predict", body, **headers)
+    lines = []
+    while rest and "bytes" not in (lines or [{}])[-1]:
+        line, rest = rest.split(b"\n", 1)
+        lines.append(json.loads(line))
+    assert len(rest) == (lines or [{}])[-1].get("bytes", 0)
+    return status, [line for line in lines if not {"waiting", "done"} & set(line)], rest
+
+
+def saved(image, kind="PNG"):
+    file = io.BytesIO()
+    image.save(file, kind)
+    return file.getvalue()
+
+
+def start(server, content, length=None):
+    """A connection over which ``content`` has been sent, of a file of ``length`` bytes."""
+    connection = socket.create_connection(("127.0.0.1", server.port), timeout=600)
+    head = f"POST /predict HTTP/1.1\r\nHost: localhost\r\nContent-Length: {length or len(content)}"
+    connection.sendall(head.encode() + b"\r\n\r\n" + content)
+    return connection
+
+
+def wait_for(connection, key):
+    """Read an answer until the line that has a ``key``."""
+    for line in connection.makefile("rb"):
+        if line.startswith(f'{{"{key}": '.encode()):
+            return
+    raise AssertionError(f"the answer ended without {key!r}")
+
+
+def wait_until(holds):
+    end = time.monotonic() + 600
+    while not holds():
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+def due(model, image):
+    """What is to be told of an image, by predict.faces()."""
+    faces = predict.faces(model, image)
+    return [face | {"words": list(predict.words_of(face, model))} for face in faces]
+
+
+# ---- What is answered
+
+
+def test_a_photo(server, model):
+    """The figures of predict.faces() and the picture of predict.mark(), with numbers where there
+    are several faces."""
+    two = Image.new("RGB", (500, 256))
+    two.paste(FACE, (0, 0))
+    two.paste(small(0.7), (300, 20))
+    for image, numbers in (ASTRONAUT, [""]), (two, ["#1  ", "#2  "]), (Image.new("L", (9, 9)), []):
+        status, [found], copy = post(server, saved(image))
+        faces = due(model, image)
+        assert status == 200 and found["faces"] == faces and found["notes"] == []
+        assert len(faces) == len(numbers)
+        assert (found["width"], found["height"]) == image.size
+        marks = [
+            ([face[side] for side in ("left", "top", "right", "bottom")], number + text)
+            for face, number in zip(faces, numbers, strict=True)
+            for text in [predict.sentence(face, model)]
+        ]
+        file = io.BytesIO()
+        predict.mark(np.asarray(image.convert("RGB")), marks).save(file, "JPEG", quality=90)
+        assert copy == file.getvalue()
+
+
+def test_a_large_photo_turned_by_its_camera(server, model, tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 3
+    FACE.resize((3200, 2400)).rotate(180).save(tmp_path / "photo.jpg", exif=exif)
+    _, [found], copy = post(server, (tmp_path / "photo.jpg").read_bytes())
+    assert found["faces"] == [face | {"source": ""} for face in due(model, tmp_path / "photo.jpg")]
+    assert len(found["faces"]) == 1 and (found["width"], found["height"]) == (3200, 2400)
+    assert Image.open(io.BytesIO(copy)).size == (1600, 1200)
+
+
+def test_a_video(server, run, tmp_path):
+    """The tracks and the copy of predict.py, and progress."""
+    film = tmp_path / "film.mp4"
+    gap = [Image.new("RGB", (200, 128))] * 12
+    save_video(film, [*moving(6), *gap, *moving(6)], rate=5)
+    assert call(film, "--run", run, "--out", tmp_path / "out") == 0
+    _, tracks = split(table(tmp_path / "out"))
+    status, [found], copy = post(server, film.read_bytes())
+    assert status == 200 and found["notes"] == [] and len(tracks) == 2
+    for told, row in zip(found["tracks"], tracks, strict=True):
+        age, years, gender = told.pop("words")
+        assert age.split()[0] == row["age"] and years == f"{row['age_low']}-{row['age_high']}"
+        assert gender == f"{row['gender']} {float(row['gender_probability']):.0%}"
+        same = {key: str(value) for key, value in told.items() if key != "source"}
+        assert same == {key: value for key, value in row.items() if value and key != "source"}
+    assert copy == (tmp_path / "out" / "film.mp4").read_bytes()
+    content = request(server, "POST", "/predict", film.read_bytes())[2]
+    assert b'{"done": 1, "of": 24}\n' in content
+
+
+def test_a_damaged_video(server, tmp_path):
+    """What could be decoded is there, with a line about the rest."""
+    save_video(tmp_path / "film.mp4", moving(40))
+    content = bytearray((tmp_path / "film.mp4").read_bytes())
+    middle = len(content) // 2
+    content[middle : middle + 2000] = np.random.default_rng(1).bytes(2000)
+    _, [found], copy = post(server, bytes(content))
+    [note] = found["notes"]
+    assert re.fullmatch(r"\d+ damaged parts; \d+ frames could be decoded", note)
+    assert len(found["tracks"]) == 1 and av.open(io.BytesIO(copy)).streams.video
+
+
+def test_what_is_no_picture(server, tmp_path):
+    """One line each, without this machine's paths."""
+    save_video(tmp_path / "film.mp4", moving(9))
+    film, photo = (tmp_path / "film.mp4").read_bytes(), saved(FACE)
+    for content, why in (
+        (b"Dear reader,\n" * 50, "neither an image nor a video"),
+        (np.random.default_rng(1).bytes(5000), "neither an image nor a video"),
+        (film[: len(film) // 2], "neither an image nor a video"),
+        (photo[: len(photo) // 2], "truncated"),
+        (saved(Image.new("F", (9, 9)), "TIFF"), "unknown range"),
+    ):
+        status, [line], copy = post(server, content)
+        assert (status, list(line), copy) == (200, ["error"], b"")
+        assert why in line["error"], line
+        assert "\n" not in line["error"] and str(tmp_path.parent) not in line["error"]
+        assert "page-py-" not in line["error"]
+    assert post(server, b"")[:2] == (
+        411,
+        [{"error": "the file is empty, or comes without its length"}],
+    )
+
+
+def test_damaged_bytes(server, tmp_path):
+    """Of a JPEG, a PNG and an MP4, at random places: an answer or one line of error, never nothing;
+    the server goes on (and prints no traceback: see serving())."""
+    draw = np.random.default_rng(2)
+    save_video(tmp_path / "film.mp4", moving(4))
+    small(0.5).save(tmp_path / "face.jpg")
+    kinds = [(tmp_path / name).read_bytes() for name in ("film.mp4", "face.jpg")]
+    kinds.append(saved(small(0.5)))
+    errors = 0
+    for number in range(45):
+        content = bytearray(kinds[number % 3])
+        for place in draw.integers(0, len(content), draw.integers(1, 20)):
+            content[place] = draw.integers(256)
+        if number % 5 == 0:
+            content = content[: draw.integers(1, len(content))]
+        status, [line], _ = post(server, bytes(content))
+        assert status == 200 and ("error" in line or {"notes", "bytes"} <= set(line))
+        errors += "error" in line
+    assert 5 < errors < 40
+    assert os.listdir(server.temporary) == []
+
+
+# ---- Who may ask, and for how much
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"Origin": "http://elsewhere.example"},
+        {"Origin": "null"},
+        {"Origin": "http://127.0.0.1:1"},
+        {"Host": "elsewhere.example"},
+        {"Host": "127.0.0.1.elsewhere.example:{port}", "Origin": "http://127.0.0.1:{port}"},
+        {"Host": "elsewhere.example:{port}", "Origin": "http://elsewhere.example:{port}"},
+        {"Host": ""},
+    ],
+)
+def test_pages_of_other_sites(headers, server):
+    headers = {name: value.format(port=server.port) for name, value in headers.items()}
+    status, [line], _ = post(server, saved(FACE), **headers)
+    assert status == 403 and list(line) == ["error"]
+    if "Host" in headers:
+        for path in ("/", "/about"):
+            status, _, content = request(server, "GET", path, **headers)
+            assert status == 403 and b"<html" not in content and b"model" not in content
+
+
+def test_the_page_itself(server):
+    """By its names; it is the file, may load nothing of elsewhere, and is kept by no one."""
+    for name in ("127.0.0.1", "localhost", "[::1]"):
+        own = {"Host": f"{name}:{server.port}", "Origin": f"http://{name}:{server.port}"}
+        assert request(server, "GET", "/", **own)[2] == PAGE.with_suffix(".html").read_bytes()
+        assert post(server, saved(Image.new("L", (9, 9))), **own)[0] == 200
+    _, headers, _ = request(server, "GET", "/")
+    assert headers["Content-Security-Policy"].startswith("default-src 'none'; connect-src 'self';")
+    assert headers["Cache-Control"] == "no-store"
+    facts = json.loads(request(server, "GET", "/about")[2])
+    assert facts["note"] == predict.NOTE and facts["megabytes"] * 10**6 == LARGEST
+    for path in ("/page.py", "/../page.py", "//etc/passwd"):
+        assert request(server, "GET", path)[0] == 404
+    assert not re.search(r"https?://(?!www\.w3\.org)", PAGE.with_suffix(".html").read_text())
+
+
+def test_too_large(server):
+    """Refused before a byte of it is sent; the largest is not."""
+    with start(server, b"", LARGEST + 1) as connection:
+        answer = connection.makefile("rb").read()
+    assert answer.startswith(b"HTTP/1.0 413 ")
+    line = json.loads(answer.split(b"\r\n\r\n")[1])
+    assert line == {"error": "larger than 200 MB, the most that this page takes"}
+    with start(server, b"", LARGEST) as connection:
+        connection.shutdown(socket.SHUT_WR)
+        assert connection.makefile("rb").read() == b""
+
+
+# ---- Several at once
+
+
+def test_eight_at_once(server, model):
+    images = [small(0.4 + 0.1 * number, number % 2) for number in range(8)]
+    expected = [due(model, image) for image in images]
+    assert len({json.dumps(faces) for faces in expected}) == 8
+    with ThreadPoolExecutor(8) as pool:
+        answers = list(pool.map(lambda image: post(server, saved(image)), images))
+    for (_, [found], copy), faces, image in zip(answers, expected, images, strict=True):
+        assert found["faces"] == faces and len(faces) == 1
+        assert Image.open(io.BytesIO(copy)).size == image.size
+
+
+def test_a_crowd(server):
+    """One file more than there are places is refused in a line, though its bytes have come; the
+    page itself is there; when others leave, their places are free."""
+    others = [start(server, b"x", 10**6) for _ in range(VISITORS)]
+    wait_until(lambda: len(os.listdir(server.temporary)) == VISITORS)
+    assert request(server, "GET", "/")[0] == 200
+    status, [line], _ = post(server, bytes(10**6))
+    assert status == 503 and line["error"] == "16 others wait already; try again in a minute"
+    for connection in others:
+        connection.close()
+    wait_until(lambda: os.listdir(server.temporary) == [])
+    assert post(server, saved(FACE))[0] == 200
+
+
+def test_who_leaves_during_a_video(server, long_film, model, tmp_path):
+    """Photos do not wait for it, a video does; when its visitor leaves, the work ends."""
+    save_video(tmp_path / "short.mp4", moving(3))
+    with start(server, long_film) as long:
+        wait_for(long, "done")
+        assert post(server, saved(FACE))[1][0]["faces"] == due(model, FACE)
+        short = start(server, (tmp_path / "short.mp4").read_bytes())
+        wait_for(short, "waiting")
+        assert len(os.listdir(server.temporary)) == 2
+    wait_for(short, "tracks")
+    short.close()
+    wait_until(lambda: os.listdir(server.temporary) == [])
+
+
+@pytest.mark.parametrize("number, host", [("SIGINT", "127.0.0.1"), ("SIGTERM", "0.0.0.0")])
+def test_stopped(number, host, run, long_film, tmp_path):
+    """While one video is looked at, one waits and one is sent: it ends, and leaves nothing (see
+    serving(), which also sees the warning where others can reach the page)."""
+    words = ["--host", host] if host != "127.0.0.1" else []
+    with serving(run, tmp_path / "temporary", *words) as server:
+        first, second = start(server, long_film), start(server, long_film)
+        wait_for(first, "done")
+        wait_for(second, "waiting")
+        third = start(server, b"x", 10**6)
+        wait_until(lambda: len(os.listdir(server.temporary)) == 3)
+        server.process.send_signal(getattr(signal, number))
+        assert server.process.wait(timeout=600) == 0
+    for connection in (first, second, third):
+        connection.close()
+
+
+def test_mistakes(server, run, tmp_path):
+    """One line and an exit code."""
+    (tmp_path / "empty").mkdir()
+    for words, code, line in (
+        (["--run", run, "--port", server.port], 1, f"--host 127.0.0.1 --port {server.port}: Addre"),
+        (["--run", run, "--host", "no.such.example"], 1, "--host no.such.example --port 7860: "),
+        (["--port", 65536], 2, "--port 65536: must be from 0 to 65535"),
+        (["--port", "x"], 2, "argument --port: "),
+        (["--run", tmp_path / "empty", "--port", 0], 2, f"{tmp_path / 'empty'}: no run.json"),
+        (["--run", run, "--port", 0, "--cuda", 9], 2, "--cuda 9: this machine has "),
+    ):
+        done = run_script(PAGE, *words)
+        assert (done.returncode, done.stdout) == (code, "")
+        assert done.stderr.startswith(f"page.py: error: {line}") and done.stderr.count("\n") == 1
+
+
+# ---- In a browser
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory):
+    """Chromium, whose camera shows FACE."""
+    api = pytest.importorskip("playwright.sync_api")
+    if chromium() is None:
+        pytest.skip("no Chromium installed")
+    camera = tmp_path_factory.mktemp("camera") / "camera.mjpeg"
+    picture = Image.new("RGB", (640, 480), (96, 96, 96))
+    picture.paste(FACE, (100, 100))
+    picture.save(camera, "JPEG", quality=95)
+    flags = ["--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream"]
+    flags += [f"--use-file-for-fake-video-capture={camera}", "--no-sandbox"]
+    with api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium(), args=flags)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def page(browser, server):
+    """The page, open; it raises no error, and asks for nothing but its own."""
+    page = browser.new_page(viewport={"width": 1000, "height": 800})
+    page.set_default_timeout(600_000)
+    errors, asked = [], set()
+    page.on("pageerror", errors.append)
+    page.on("request", lambda request: asked.add(request.url))
+    address = f"http://127.0.0.1:{server.port}/"
+    page.goto(address)
+    assert page.locator("#note").inner_text() == predict.NOTE
+    assert page.locator("#model").inner_text() == "Model: run/model.pt, by afad-coral.py"
+    assert page.locator("#limit").inner_text() == "200"
+    yield page
+    page.close()
+    elsewhere = {url for url in asked if not url.startswith(("blob:", "data:"))}
+    assert elsewhere <= {address, f"{address}about", f"{address}predict"} and errors == []
+
+
+def articles(page, count):
+    """The answers on the page, the newest first, when all ``count`` are there."""
+    page.locator(f"article:nth-of-type({count})").wait_for()
+    page.locator("article progress").last.wait_for(state="detached")
+    assert page.locator("article").count() == count
+    return page.locator("article").all()
+
+
+def test_a_photo_in_the_browser(page, model, tmp_path):
+    """Figures, bars and picture are predict.py's."""
+    ASTRONAUT.save(tmp_path / "astronaut.png")
+    page.set_input_files("#files", tmp_path / "astronaut.png")
+    [article] = articles(page, 1)
+    [face] = predict.faces(model, ASTRONAUT)
+    age, years, gender = predict.words_of(face, model)
+    assert article.locator("h2").inner_text() == "astronaut.png"
+    words = article.locator(".face > div").first.inner_text()
+    assert words == f"{age} years\n80 % interval {years}, {gender}"
+    titles = article.locator("svg title").evaluate_all("all => all.map(one => one.textContent)")
+    bars = article.locator("rect:has(title)")
+    heights = bars.evaluate_all("all => all.map(one => one.getBBox().height)")
+    widths = bars.evaluate_all("all => all.map(one => one.getBBox().x)")
+    assert titles == [
+        f"{15 + i} years: {100 * share:.1f} %" for i, share in enumerate(face["age_probas"])
+    ]
+    shares = np.array(face["age_probas"])
+    assert np.allclose(np.array(heights) / max(heights), shares / shares.max(), atol=1e-3)
+    assert np.allclose(np.diff(widths), np.diff(widths)[0])
+    shade = article.locator("svg > rect").first.evaluate("one => one.getBBox().toJSON()")
+    step = np.diff(widths)[0]
+    assert shade["x"] == pytest.approx(widths[face["age_low"] - 15], abs=0.01)
+    assert shade["width"] == pytest.approx(step * (face["age_high"] - face["age_low"] + 1), abs=0.1)
+    image = article.locator("img")
+    assert image.evaluate("one => one.decode().then(() => one.naturalWidth)") == 512
+    article.locator("button").click()
+    assert page.locator("article").count() == 0
+
+
+DROP = """(target, files) => {
+  const data = new DataTransfer()
+  for (const [name, bytes] of files) data.items.add(new File([new Uint8Array(bytes)], name))
+  const kind = {dataTransfer: data, bubbles: true, cancelable: true}
+  target.dispatchEvent(new DragEvent("drop", kind))
+}"""
+
+
+def test_files_dropped(page, model):
+    """A photo of two people, a text in the clothes of a photo, an empty file, one too large: an
+    answer or a line for each, under names that are text."""
+    two = Image.new("RGB", (500, 256))
+    two.paste(FACE, (0, 0))
+    two.paste(small(0.7), (300, 20))
+    files = [["two.png", list(saved(two))], ["<b>letter.jpg", list(b"Dear reader,\n" * 9)]]
+    page.locator("#drop").evaluate(DROP, [*files, ["empty.jpg", []], ["large.mp4", LARGEST + 1]])
+    large, empty, letter, photo = articles(page, 4)
+    faces = predict.faces(model, two)
+    shown = photo.locator("strong").all_inner_texts()
+    assert shown == [predict.words_of(face, model)[0] for face in faces] and len(shown) == 2
+    for article, line in (
+        (letter, "<b>letter.jpg: neither an image nor a video, or too damaged (invalid data)"),
+        (empty, "empty.jpg: the file is empty, or comes without its length"),
+        (large, "large.mp4: larger than 200 MB"),
+    ):
+        assert article.locator(".error").all_inner_texts() == [line]
+
+
+def test_a_video_in_the_browser(page, run, tmp_path):
+    """The tracks are in the table, the copy can be played, from where a track begins."""
+    film = tmp_path / "film.mp4"
+    gap = [Image.new("RGB", (200, 128))] * 12
+    save_video(film, [*moving(6), *gap, *moving(6)], rate=5)
+    assert call(film, "--run", run, "--out", tmp_path / "out") == 0
+    page.set_input_files("#files", film)
+    [article] = articles(page, 1)
+    _, tracks = split(table(tmp_path / "out"))
+    rows = article.locator("tr:has(td)").all()
+    for row, track in zip(rows, tracks, strict=True):
+        words = row.locator("td").all_inner_texts()
+        begin, end = float(track["seconds"]), float(track["until_seconds"])
+        assert words[:2] == [track["face"], f"{begin:.1f}–{end:.1f}"]
+        assert words[2].split()[0] == track["age"]
+        assert words[3] == f"{track['age_low']}-{track['age_high']}"
+        assert words[4].startswith(track["gender"])
+    played = "one => new Promise(done => { one.ontimeupdate = () => done(one.currentTime) })"
+    article.locator("td button").last.click()
+    seconds = article.locator("video").evaluate(played)
+    assert seconds == pytest.approx(float(tracks[-1]["seconds"]), abs=0.3)
+    size = "one => [one.videoWidth, one.videoHeight, one.error]"
+    assert article.locator("video").evaluate(size) == [200, 128, None]
+    assert article.locator("a").get_attribute("download") == "marked.mp4"
+
+
+def test_stop_and_camera(page, server, long_film, tmp_path):
+    """A video is stopped by its button; then a photo is taken, whose face is where the camera
+    shows it."""
+    (tmp_path / "long.mp4").write_bytes(long_film)
+    page.set_input_files("#files", tmp_path / "long.mp4")
+    page.get_by_text(re.compile(r"^\d+ of 400 pictures$")).wait_for()
+    page.get_by_role("button", name="Stop").click()
+    [article] = articles(page, 1)
+    assert article.locator(".error").all_inner_texts() == ["long.mp4: stopped"]
+    wait_until(lambda: os.listdir(server.temporary) == [])
+
+    page.get_by_role("button", name="Use the camera").click()
+    film = page.locator("#camera video")
+    film.evaluate("one => new Promise(done => one.requestVideoFrameCallback(done))")
+    page.get_by_role("button", name="Take the photo").click()
+    photo, _ = articles(page, 2)
+    assert photo.locator("strong").count() == 1 and not page.locator("#camera").is_visible()
+    assert photo.locator("img").evaluate("one => one.naturalWidth") == 640
+
+
+def test_page_py_has_ended(browser, run, tmp_path):
+    """Dropped then, a file gets a line."""
+    page = browser.new_page()
+    with serving(run, tmp_path / "temporary") as server:
+        page.goto(f"http://127.0.0.1:{server.port}/")
+    page.locator("#drop").evaluate(DROP, [["face.png", list(saved(FACE))]])
+    [article] = articles(page, 1)
+    line = "face.png: it could not be read, or page.py has ended"
+    assert article.locator(".error").all_inner_texts() == [line]
+    page.close()
