@@ -16,6 +16,7 @@ import argparse
 import ipaddress
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -102,7 +103,7 @@ class Visitor(BaseHTTPRequestHandler):
 
     def do_POST(self):
         length = self.headers.get("Content-Length", "")
-        length = int(length) if length.isascii() and length.isdigit() else 0
+        length = int(length) if re.fullmatch("[0-9]{1,15}", length) else 0
         if problem := self.foreign():
             self.refuse(403, problem)
         elif self.path != "/predict":

@@ -356,8 +356,9 @@ def test_stopped(number, host, run, long_film, tmp_path):
     serving(), which also sees the warning where others can reach the page)."""
     words = ["--host", host] if host != "127.0.0.1" else []
     with serving(run, tmp_path / "temporary", *words) as server:
-        first, second = start(server, long_film), start(server, long_film)
+        first = start(server, long_film)
         wait_for(first, "done")
+        second = start(server, long_film)
         wait_for(second, "waiting")
         third = start(server, b"x", 10**6)
         wait_until(lambda: len(os.listdir(server.temporary)) == 3)
