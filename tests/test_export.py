@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -26,19 +27,8 @@ predict, detect = export.predict, export.detect
 SAMPLE = ROOT / "datasets" / "sample"
 
 # Age of a crop framed as the training photos, without torch.
-SNIPPET = """\
-import numpy as np
-import onnxruntime
-from PIL import Image
-
-session = onnxruntime.InferenceSession("model.onnx")
-size, side = (int(session.get_modelmeta().custom_metadata_map[key]) for key in ("size", "resize"))
-face = Image.open("face.jpg").convert("RGB").resize((side, side), Image.Resampling.BILINEAR)
-start = round((side - size) / 2)
-pixels = np.asarray(face)[start : start + size, start : start + size].transpose(2, 0, 1)
-age, low, high = session.run(["age", "age_low", "age_high"], {"images": pixels[None]})
-print(f"{age[0]} years ({low[0]}-{high[0]})")
-"""
+README = (ROOT / "model-code" / "README.md").read_text()
+SNIPPET = re.search(r"```python\n(.*?)```", README, re.S)[1]
 
 
 def make_run(folder, name, size, gender=0, **views):

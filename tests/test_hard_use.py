@@ -184,9 +184,10 @@ def test_summary_at_every_moment_of_a_run(module, words, tmp_path):
 
     def look():
         notes = []
-        found = SUMMARIZE.read_run(tmp_path / "run", {}, notes)
+        results = SUMMARIZE.read_run(tmp_path / "run", {}, notes)
+        found = [result for result in results if "mae" in result]  # the others are curves
         states.append(len(found))
-        assert len(found) == 2 or "left out, unfinished" in notes[0]
+        assert len(found) == 2 or ": unfinished (" in notes[0]
 
     def write_file(path, content):
         write(path, content)

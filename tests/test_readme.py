@@ -4,14 +4,47 @@ import csv
 import re
 import sys
 
+import torch
 from conftest import ROOT, SCRIPTS, load, run
 
 README = (ROOT / "README.md").read_text()
+OPTIONS = (ROOT / "model-code" / "README.md").read_text()
+
+
+def snippets():
+    """The README's pieces of Python."""
+    return re.findall(r"```python\n(.*?)```", README, re.S)
+
+
+def test_coral_in_twelve_lines():
+    """The cost of the paper's equation 4 and the labels of its equation 1, as the scripts compute
+    them, and the gradients too."""
+    script = load(ROOT / "model-code/utk-coral.py")
+    lines = [line for line in snippets()[0].splitlines() if line]
+    assert len(lines) <= 12
+    torch.manual_seed(1)
+    given = {"features": torch.randn(50, 2048), "labels": torch.randint(0, 40, (50,))}
+    begin = [i for i, line in enumerate(lines) if line.startswith("bias = ")][0] + 1
+    exec("\n".join(lines[:begin]), given)
+    given["bias"].data = torch.linspace(3, -3, 39)
+    exec("\n".join(lines[begin:]), given)
+    logits = given["weight"](given["features"]) + given["bias"]
+    due = script.cost_fn(logits, given["labels"], torch.ones(1)).mean()
+    assert torch.allclose(given["cost"], due)
+    parameters = given["weight"].weight, given["bias"]
+    gradients = [torch.autograd.grad(cost, parameters) for cost in (given["cost"], due)]
+    assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(*gradients, strict=True))
+    predicted = script.predict_labels(script.compute_probas(logits))
+    assert torch.equal(given["predicted"], predicted) and len(predicted.unique()) > 5
+
+
+def test_the_readme_is_short():
+    assert len(README.split()) < 2500
 
 
 def test_every_option_is_explained():
-    """The options of --help stand in the README's tables, and no others."""
-    explained = set(re.findall(r"--\w+", re.search(r"\| option.*?\n\n", README, re.S)[0]))
+    """The options of --help stand in the tables of model-code/README.md, and no others."""
+    explained = set(re.findall(r"--\w+", re.search(r"\| option.*?\n\n", OPTIONS, re.S)[0]))
     for script in SCRIPTS[:2]:
         offered = set(re.findall(r"^  (--\w+)", run(script, "--help").stdout, re.M))
         assert explained == offered
@@ -32,7 +65,7 @@ def test_first_code_block():
 
 def test_the_table_of_the_fast_recipe():
     """The README's figures are those of the scripts."""
-    rows = re.findall(r"^\| `--(\w+)` \| ([\d.]+) \| ([\d.]+) \|", README, re.M)
+    rows = re.findall(r"^\| `--(\w+)` \| ([\d.]+) \| ([\d.]+) \|", OPTIONS, re.M)
     rows = {name: (float(paper), float(fast)) for name, paper, fast in rows}
     settings = load(ROOT / "model-code/afad-coral.py").SETTINGS
     assert rows == {name: settings[name][:2] for name in rows}
@@ -55,7 +88,7 @@ def test_snippet_predicts_as_the_run_did(tmp_path, monkeypatch, capsys):
     assert result.returncode == 0, result.stderr
     with open(tmp_path / "run1" / "test_predictions.csv") as file:
         rows = list(csv.DictReader(file))
-    snippet = re.search(r"```python\n(.*?)```", README, re.S)[1]
+    snippet = snippets()[1]
     snippet = snippet.replace('"model-code"', f'"{ROOT}/model-code"')
     monkeypatch.chdir(tmp_path)
     ages = []
