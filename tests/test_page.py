@@ -16,8 +16,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from conftest import MODEL_CODE, chromium
-from conftest import run as run_script
+from conftest import MODEL_CODE, chromium, load
 from PIL import Image
 from test_predict import (  # noqa: F401 (bare is a fixture)
     ASTRONAUT,
@@ -368,20 +367,27 @@ def test_stopped(number, host, run, long_film, tmp_path):
         connection.close()
 
 
-def test_mistakes(server, run, tmp_path):
+def test_mistakes(server, run, tmp_path, capsys):
     """One line and an exit code."""
+    page = load(PAGE)
     (tmp_path / "empty").mkdir()
+    numbers = signal.SIGINT, signal.SIGTERM, signal.SIGHUP
+    handlers = [signal.getsignal(number) for number in numbers]
     for words, code, line in (
-        (["--run", run, "--port", server.port], 1, f"--host 127.0.0.1 --port {server.port}: Addre"),
-        (["--run", run, "--host", "no.such.example"], 1, "--host no.such.example --port 7860: "),
+        (["--port", server.port], 1, f"--host 127.0.0.1 --port {server.port}: Address already in"),
+        (["--host", "no.such.example"], 1, "--host no.such.example --port 7860: "),
         (["--port", 65536], 2, "--port 65536: must be from 0 to 65535"),
         (["--port", "x"], 2, "argument --port: "),
         (["--run", tmp_path / "empty", "--port", 0], 2, f"{tmp_path / 'empty'}: no run.json"),
-        (["--run", run, "--port", 0, "--cuda", 9], 2, "--cuda 9: this machine has "),
+        (["--run", run, "--port", 0, "--cuda", 999], 2, "--cuda 999: this machine has "),
     ):
-        done = run_script(PAGE, *words)
-        assert (done.returncode, done.stdout) == (code, "")
-        assert done.stderr.startswith(f"page.py: error: {line}") and done.stderr.count("\n") == 1
+        with pytest.raises(SystemExit) as stop:
+            page.main(list(map(str, words)))
+        out, err = capsys.readouterr()
+        assert (stop.value.code, out) == (code, "")
+        assert err.startswith(f"page.py: error: {line}") and err.count("\n") == 1
+    for number, handler in zip(numbers, handlers, strict=True):
+        signal.signal(number, handler)
 
 
 # ---- In a browser
@@ -536,13 +542,10 @@ def test_stop_and_camera(page, server, long_film, tmp_path):
     assert photo.locator("img").evaluate("one => one.naturalWidth") == 640
 
 
-def test_page_py_has_ended(browser, run, tmp_path):
-    """Dropped then, a file gets a line."""
-    page = browser.new_page()
-    with serving(run, tmp_path / "temporary") as server:
-        page.goto(f"http://127.0.0.1:{server.port}/")
+def test_page_py_cannot_be_reached(page):
+    """A file dropped then gets a line."""
+    page.context.set_offline(True)
     page.locator("#drop").evaluate(DROP, [["face.png", list(saved(FACE))]])
     [article] = articles(page, 1)
     line = "face.png: it could not be read, or page.py has ended"
     assert article.locator(".error").all_inner_texts() == [line]
-    page.close()
