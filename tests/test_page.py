@@ -417,7 +417,7 @@ def page(browser, server):
     page = browser.new_page(viewport={"width": 1000, "height": 800})
     page.set_default_timeout(600_000)
     errors, asked = [], set()
-    page.on("pageerror", errors.append)
+    page.on("pageerror", lambda error: errors.append(error))
     page.on("request", lambda request: asked.add(request.url))
     address = f"http://127.0.0.1:{server.port}/"
     page.goto(address)
