@@ -447,13 +447,13 @@ def test_a_photo_in_the_browser(page, model, tmp_path):
     age, years, gender = predict.words_of(face, model)
     assert article.locator("h2").inner_text() == "astronaut.png"
     words = article.locator(".face > div").first.inner_text()
-    assert words == f"{age} years\n80 % interval {years}, {gender}"
+    assert words == f"{age} years\n80% interval {years}, {gender}"
     titles = article.locator("svg title").evaluate_all("all => all.map(one => one.textContent)")
     bars = article.locator("rect:has(title)")
     heights = bars.evaluate_all("all => all.map(one => one.getBBox().height)")
     widths = bars.evaluate_all("all => all.map(one => one.getBBox().x)")
     assert titles == [
-        f"{15 + i} years: {100 * share:.1f} %" for i, share in enumerate(face["age_probas"])
+        f"{15 + i} years: {100 * share:.1f}%" for i, share in enumerate(face["age_probas"])
     ]
     shares = np.array(face["age_probas"])
     assert np.allclose(np.array(heights) / max(heights), shares / shares.max(), atol=1e-3)
