@@ -507,8 +507,8 @@ def test_exchange_of_one_process(tmp_path, tf32):
 
 def predict(trained, images, out, cuda):
     """The rows of predictions.csv: what predict.py says of face crops."""
-    words = ["--crops", "--no_draw", f"--out={out}", cuda]
-    result = run(ROOT / "model-code" / "predict.py", trained, images, *words, **EXACT)
+    words = [f"--run={trained}", "--crops", "--no_draw", f"--out={out}", cuda]
+    result = run(ROOT / "model-code" / "predict.py", images, *words, **EXACT)
     assert result.returncode == 0, result.stderr
     with open(out / "predictions.csv", encoding="utf-8", newline="") as file:
         return list(csv.DictReader(file))
