@@ -1,4 +1,4 @@
-"""Which files hold images and videos, and their pixels as a viewer or player shows them.
+"""Which files hold images and videos, their pixels as a viewer or player shows them, and JPEGs.
 
 Pillow reads images, with pi-heif, if it is there, HEIC too; PyAV reads videos. What can't be read
 raises ValueError, which says why, or what those libraries raise.
@@ -6,6 +6,7 @@ raises ValueError, which says why, or what those libraries raise.
 
 import collections
 import contextlib
+import io
 import math
 import os
 import warnings
@@ -14,6 +15,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import PIL.Image
+from whole_files import written
 
 EXTRAS = "pip install -r requirements-extras.txt"
 
@@ -138,6 +140,14 @@ def as_rgb(image, turn):
         raise ValueError(f"its pixels are {kind} of unknown range; convert it to 8 bits")
     image = image.convert("RGB")
     return image if method is None else image.transpose(PIL.Image.Transpose(method))
+
+
+def write_jpeg(image, path, quality):
+    """Save a PIL image with 4:2:0 colour; raises OSError if it can't be written."""
+    encoded = io.BytesIO()  # Pillow does not notice when a full disk takes only part of a file
+    image.save(encoded, "JPEG", quality=quality, subsampling="4:2:0")
+    with written(path) as file:
+        file.write(encoded.getbuffer())
 
 
 # %% Videos

@@ -224,7 +224,7 @@ def photo(model, path):
         marks.append((box, number + predict.sentence(face, model)))
     image, copy = predict.mark(pixels, marks), path.with_name("marked.jpg")
     image.thumbnail((SIDE, SIDE))
-    image.save(copy, "JPEG", quality=90)
+    media.write_jpeg(image, copy, quality=90)
     height, width = pixels.shape[:2]
     return {"faces": faces, "width": width, "height": height, "notes": notes}, copy
 

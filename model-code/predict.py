@@ -684,8 +684,8 @@ def write_copy(picture, marks, clip, path_for, fail):
         if not clip:
             if max(picture.pixels.shape) > LONGEST_SIDE:
                 raise ValueError(f"a side of more than {LONGEST_SIDE:,} pixels; give --no_draw")
-            with written(path_for(picture.source, ".jpg")) as file:
-                mark(picture.pixels, marks).save(file, "JPEG", quality=90)
+            path = path_for(picture.source, ".jpg")
+            media.write_jpeg(mark(picture.pixels, marks), path, quality=90)
         elif not clip.failed:
             image = mark(picture.pixels, marks)
             if not clip.output:

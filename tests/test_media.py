@@ -79,6 +79,22 @@ def test_copies_that_cannot_be_written(bare, tmp_path, capsys):  # noqa: F811
     assert reason == "its marked copy: a side of more than 65,500 pixels; give --no_draw"
 
 
+def test_a_disk_that_takes_part_of_a_copy(bare, tmp_path, capsys):  # noqa: F811
+    """The limit on a file's size stands for its end: a line, and nothing of the copy stays."""
+    resource = pytest.importorskip("resource")
+    noise = np.random.default_rng(1).integers(0, 256, (200, 200, 3), np.uint8)
+    path, limits = tmp_path / "noise.png", resource.getrlimit(resource.RLIMIT_FSIZE)
+    Image.fromarray(noise).save(path)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (5000, limits[1]))
+    try:
+        code, rows, _, err = answers(bare, tmp_path, capsys, path, "--crops")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert err == [f"predict.py: error: {path}: its marked copy: File too large"]
+    assert (code, len(rows)) == (1, 1)
+    assert sorted(os.listdir(tmp_path / "out")) == ["predictions.csv", "predictions.json"]
+
+
 def test_a_copy_whose_encoder_fails_midway(bare, tmp_path, capsys, monkeypatch):  # noqa: F811
     save_video(tmp_path / "film.mp4", moving(9))
     encode = predict.encode

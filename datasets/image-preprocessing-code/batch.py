@@ -85,14 +85,6 @@ def read_image(path):
         raise ValueError(f"unreadable pixels: {' '.join(str(error).split())}") from None
 
 
-def write_jpeg(image, path, quality):
-    """Save with 4:2:0 colour; raises OSError if it cannot be written."""
-    encoded = io.BytesIO()  # Pillow does not notice when a full disk takes only part of a file
-    image.save(encoded, "JPEG", quality=quality, subsampling="4:2:0")
-    with written(path) as file:
-        file.write(encoded.getbuffer())
-
-
 def result_name(name):
     return f"{Path(name).stem}.jpg"
 
