@@ -95,11 +95,16 @@ def look(images, min_score):
     return found
 
 
-def overlap(a, b):
-    """Intersection of two boxes by their union, and by the smaller one."""
+def common(a, b):
+    """Area that two boxes have in common."""
     width = min(a[2], b[2]) - max(a[0], b[0])
     height = min(a[3], b[3]) - max(a[1], b[1])
-    both = max(width, 0) * max(height, 0)
+    return max(width, 0) * max(height, 0)
+
+
+def overlap(a, b):
+    """Intersection of two boxes by their union, and by the smaller one."""
+    both = common(a, b)
     areas = [(box[2] - box[0]) * (box[3] - box[1]) for box in (a, b)]
     return both / max(sum(areas) - both, 1e-9), both / max(min(areas), 1e-9)
 

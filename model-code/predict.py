@@ -614,8 +614,8 @@ def place_labels(size, boxes, labels):
             x = max(0, min(x, size[0] - across))
             y = max(0, min(y, size[1] - down))
             label = x, y, x + across, y + down
-            own = common(label, box)
-            hidden = sum(common(label, other) for other in taken) - own, own
+            own = detect.common(label, box)
+            hidden = sum(detect.common(label, other) for other in taken) - own, own
             if hidden < least:  # of equal places the first
                 least, place = hidden, label
             if least == (0, 0):
@@ -623,13 +623,6 @@ def place_labels(size, boxes, labels):
         taken.append(place)
         places.append(place[:2])
     return places
-
-
-def common(a, b):
-    """Area that two boxes have in common."""
-    width = min(a[2], b[2]) - max(a[0], b[0])
-    height = min(a[3], b[3]) - max(a[1], b[1])
-    return max(width, 0) * max(height, 0)
 
 
 def free_path(out, source, suffix, taken):

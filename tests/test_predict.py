@@ -488,7 +488,7 @@ def test_labels_hide_nobody():
     for i, mark in enumerate(marks):
         assert mark[0] >= 0 and mark[1] >= 0 and mark[2] <= 1000 and mark[3] <= 720
         others = boxes + marks[:i] + marks[i + 1 :]
-        assert sum(predict.common(mark, other) for other in others) == 0
+        assert sum(detect.common(mark, other) for other in others) == 0
     # alone, a label is above its face, and in it where it fills the picture
     assert predict.place_labels((1000, 720), boxes[:1], labels[:1]) == [(20, 268)]
     [(x, y)] = predict.place_labels((300, 200), [(10, 0, 290, 200)], [(150, 20)])
@@ -500,7 +500,7 @@ def test_without_room_a_label_hides_its_own_face():
     boxes = [(0, 0, 200, 200), (200, 0, 400, 200)]
     places = predict.place_labels((400, 200), boxes, [(150, 30)] * 2)
     for (x, y), box in zip(places, boxes, strict=True):
-        assert predict.common((x, y, x + 150, y + 30), box) == 150 * 30
+        assert detect.common((x, y, x + 150, y + 30), box) == 150 * 30
 
 
 @pytest.mark.parametrize(
