@@ -38,7 +38,7 @@ SIDE = 200  # pixels, as those photos
 # of the eyes, both in distances of the eyes. None of the photos was at hand: the numbers are told
 # from how the sets were made, and from dlib's boxes and landmarks on those photos of UTKFace (there
 # a box is 2.2 distances of the eyes wide, its centre 0.37 below them, the base of the nose 0.76).
-UPRIGHT = {
+SQUARES = {
     "afad": (2.2, 0.37),  # published as faces cut out tightly by a detector
     "cacd": (2.8, 0.26),  # preprocess-cacd.py adds 15 pixels on every side, and moves up by 5
     "morph2": (2.87, 0.76),  # 140 pixels around the nose, the eyes about 48 apart
@@ -170,13 +170,13 @@ def square(points, dataset):
     """The square around a face with these ``points`` that shows it as the photos of ``dataset`` do,
     as complex numbers in pixels: its left upper corner, and from there to the right upper one.
 
-    For UTKFace, and any set not named in UPRIGHT, the similarity transform that takes ALIGNED
+    For UTKFace, and any set not named in SQUARES, the similarity transform that takes ALIGNED
     nearest to ``points``, by least squares (Umeyama, PAMI 13(4), 1991, without reflections).
     """
     points = np.asarray(points, float) @ (1, 1j)
     eyes, mouth = points[:2].mean(), points[3:].mean()
-    if dataset in UPRIGHT:
-        side, down = UPRIGHT[dataset]
+    if dataset in SQUARES:
+        side, down = SQUARES[dataset]
         # of a face in profile the eyes are close together, but not to the mouth
         unit = max(abs(points[1] - points[0]), abs(mouth - eyes) / EYES_TO_MOUTH, 1)
         across = side * unit
