@@ -818,13 +818,16 @@ def image_rows(picture, probas, male, model):
 
 
 def frame_rows(picture, clip, probas, male, model):
-    """The rows of the faces in a frame of a video that was looked at, and their tracks."""
+    """Of a frame of a video that was looked at: rows of the tracks that end before it, rows of its
+    faces, and their tracks."""
+    clip.looks.append(picture.seconds)
+    ended = ended_tracks(clip, picture.seconds - patience(clip), picture.source, model)
     rows, tracks = [], follow(clip, picture, probas, male)
     for i, track in tracks.items():
         row = {"source": picture.source, "kind": "frame", "frame": picture.number}
         row |= {"seconds": round(picture.seconds, 4), "face": track.face, "frames": track.frames}
         rows.append(row | place_columns(picture, i) | mean_estimate(track, model))
-    return rows, list(tracks.values())
+    return ended, rows, tracks.values()
 
 
 def add_labels(rows, source, args):
@@ -853,9 +856,7 @@ def frame_marks(picture, clip, probas, male, add, model):
     (box, text). In a frame that was not looked at, faces move on as before."""
     if not picture.looked:
         return [(expected_box(track, picture.seconds), text) for track, text in clip.shown]
-    clip.looks.append(picture.seconds)
-    ended = ended_tracks(clip, picture.seconds - patience(clip), picture.source, model)
-    rows, tracks = frame_rows(picture, clip, probas, male, model)
+    ended, rows, tracks = frame_rows(picture, clip, probas, male, model)
     for row in ended + rows:
         add(row)
     texts = [f"#{row['face']}  {sentence(row, model)}" for row in rows]
@@ -918,9 +919,7 @@ def video(model, path, **changed):
     for number, (seconds, pixels) in enumerate(frames):
         picture = read_picture(path, source, clip, number, seconds, pixels, args, model)
         if picture.looked:
-            clip.looks.append(seconds)
-            ended_tracks(clip, seconds - patience(clip), source, model)
-            rows, _ = frame_rows(picture, clip, *infer(picture.faces, model, 16), model)
+            _, rows, _ = frame_rows(picture, clip, *infer(picture.faces, model, 16), model)
             yield number, seconds, rows
 
 
