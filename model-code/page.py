@@ -13,6 +13,7 @@ end {"error": why}, or what was found, with "bytes": so many, the marked copy, f
 """
 
 import argparse
+import functools
 import ipaddress
 import json
 import os
@@ -259,10 +260,7 @@ def video(model, path, tell):
 
 
 # %% From the command line
-def refuse(message, code=2):
-    """End with one line for the user."""
-    predict.say(f"page.py: error: {message}", sys.stderr)
-    raise SystemExit(code)
+refuse = functools.partial(predict.refuse, program="page.py")
 
 
 def parse_settings(argv):

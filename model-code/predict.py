@@ -91,9 +91,9 @@ class InputError(ValueError):
     """What a user can mend, in one line."""
 
 
-def refuse(message, code=2):
+def refuse(message, code=2, program="predict.py"):
     """End with one line for the user."""
-    say(f"predict.py: error: {message}", sys.stderr)
+    say(f"{program}: error: {message}", sys.stderr)
     raise SystemExit(code)
 
 
