@@ -97,15 +97,14 @@ def read_image(path, warn, turn=True):
     ``warn`` is called with what is left out. PIL.UnidentifiedImageError if the file may hold a
     video instead."""
     PIL.Image.init()
-    with open(path, "rb") as file:
-        begin = file.read(12)
-    if begin[4:8] == b"ftyp" and begin[8:] in BRANDS:
-        register_heic()
-    with warnings.catch_warnings():
+    # not by its name: Pillow would map an uncompressed TIFF, and turn what it maps wrongly
+    with open(path, "rb") as file, warnings.catch_warnings():
         warnings.simplefilter("error", PIL.Image.DecompressionBombWarning)
+        begin = file.read(12)
+        if begin[4:8] == b"ftyp" and begin[8:] in BRANDS:
+            register_heic()
         formats = [name for name in FORMATS if name in PIL.Image.ID]
-        # not by its name: Pillow would map an uncompressed TIFF, and turn what it maps wrongly
-        with open(path, "rb") as file, PIL.Image.open(file, formats=formats) as image:
+        with PIL.Image.open(file, formats=formats) as image:
             count = getattr(image, "n_frames", 1)
             if image.format == "GIF" and count > 1:
                 raise PIL.UnidentifiedImageError("animated")
