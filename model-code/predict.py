@@ -401,7 +401,7 @@ def find_faces(pixels, path, number, seconds, clip, args):
     if args.crops:
         box = (0, 0, pixels.shape[1], pixels.shape[0])
         return [SimpleNamespace(box=box, score=None, points=None)], True
-    if args.boxes:
+    if args.boxes is not None:
         return given_faces(pixels, args.boxes.get((os.path.realpath(path), number), []), args), True
     if not clip:
         return detect.find_faces(pixels, args.min_score, args.megapixels), True
@@ -939,7 +939,8 @@ def run(args):
     if args.out and args.out.exists() and any(args.out.iterdir()) and not args.overwrite:
         message = "holds files already; give another folder, or --overwrite"
         raise InputError(f"--out {args.out}: {message}")
-    args.boxes = read_boxes(args.boxes) if args.boxes else None
+    if args.boxes:
+        args.boxes = read_boxes(args.boxes)
     given = {"weights": args.weights, "script": args.script, "image_size": args.image_size or 120}
     model = load(args.run, **given, cuda=args.cuda)
     terms = f"; {licence(model)}" * bool(licence(model))

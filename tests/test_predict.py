@@ -520,7 +520,7 @@ def test_letters_have_a_smallest_and_a_largest_size(width, size, letters, monkey
 
 def test_boxes_from_elsewhere(bare, tmp_path, capsys):
     """Those of an earlier run give its answers, of images and a video; a box around no face is
-    taken as it is, and a picture not in the table has no face."""
+    taken as it is, and a picture not in the table has no face, nor has any if it is empty."""
     FACE.save(tmp_path / "face.png")
     small(0.5).save(tmp_path / "other.png")
     save_video(tmp_path / "film.mp4", moving(9), rate=4)
@@ -546,6 +546,10 @@ def test_boxes_from_elsewhere(bare, tmp_path, capsys):
     assert call(*bare, tmp_path / "other.png", *words) == 0
     [row] = table(tmp_path / "third")
     assert box_of(row).tolist() == [5, 6, 35, 36] and row["age"] != ""
+
+    (tmp_path / "boxes.csv").write_text("source,left,top,right,bottom\n")
+    assert call(*bare, tmp_path / "other.png", *words, "--overwrite") == 0
+    assert table(tmp_path / "third") == []
 
 
 @pytest.mark.parametrize(
