@@ -834,7 +834,7 @@ def test_memory_of_the_process(bare, tmp_path):
     peaks = []
     for count in (300, 3000):
         long_clip(tmp_path / "clip.mp4", count)
-        words = [*bare, tmp_path / "clip.mp4", "--upsample", 0, "--out", tmp_path / f"{count}"]
+        words = [*bare, tmp_path / "clip.mp4", "--out", tmp_path / f"{count}"]
         process = subprocess.Popen(list(map(str, [sys.executable, PREDICT, *words])))
         peaks.append(0)
         while process.poll() is None:  # without the pages of files, which come and go
