@@ -253,6 +253,7 @@ def video(model, path, tell):
 
     bar.update = update
     options = predict.options(batch_size=16, labels=None, no_draw=False)
+    options.note = lambda _, what: notes.append(what)
     predict.answer([path], options, model, add, lambda *_: copy, fail, bar)
     if not copy.exists():
         raise ValueError("; ".join(notes))

@@ -447,7 +447,7 @@ def read_inputs(paths, args, model, fail, bar):
     pixels."""
     for path in paths:
         source = str(path).encode("utf-8", "backslashreplace").decode()  # fit for a file
-        clip, note = None, functools.partial(warn, source)
+        clip, note = None, functools.partial(args.note, source)
         try:
             try:
                 # crops are turned if those were that the script has learned from
@@ -690,7 +690,7 @@ def write_copy(picture, marks, clip, path_for, fail):
             drop_copy(clip)
 
 
-def end_copy(source, clip, fail):
+def end_copy(source, clip, note, fail):
     """Complete the marked copy of a video."""
     if clip.output:
         try:
@@ -701,7 +701,7 @@ def end_copy(source, clip, fail):
             drop_copy(clip)
         else:
             if clip.sound:
-                say(f"{source}: the marked copy is without its sound")
+                note(source, "the marked copy is without its sound")
 
 
 def drop_copy(clip):
@@ -790,7 +790,7 @@ def finish(pictures, args, model, add, path_for, fail):
         if picture.pixels is None:
             for row in ended_tracks(clip, math.inf, picture.source, model):
                 add(row)
-            end_copy(picture.source, clip, fail)
+            end_copy(picture.source, clip, args.note, fail)
             continue
         if clip:
             marks = frame_marks(picture, clip, probas[part], male[part], add, model)
@@ -866,7 +866,8 @@ def frame_marks(picture, clip, probas, male, add, model):
 
 def answer(paths, args, model, add, path_for, fail, bar):
     """Predict for the files ``paths``: add(row) gets the rows, fail(source, error, what="") what
-    goes wrong, path_for(source, suffix) names the marked copies, ``bar`` counts the pictures."""
+    goes wrong, args.note(source, what) what is left out, path_for(source, suffix) names the marked
+    copies, ``bar`` counts the pictures."""
     pictures = read_inputs(paths, args, model, fail, bar)
     for batch in side_by_side(in_batches(pictures, args.batch_size)):
         finish(batch, args, model, add, path_for, fail)
@@ -943,6 +944,7 @@ def run(args):
         args.boxes = read_boxes(args.boxes)
     given = {"weights": args.weights, "script": args.script, "image_size": args.image_size or 120}
     model = load(args.run, **given, cuda=args.cuda)
+    args.note = warn
     terms = f"; {licence(model)}" * bool(licence(model))
     say(f"{model.weights}, by {Path(model.script.__file__).name}{terms}")
     if not args.json:

@@ -392,22 +392,12 @@ def test_an_unknown_codec(bare, tmp_path, capsys):  # noqa: F811
 
 def test_a_copy_without_sound_is_told(bare, tmp_path, capsys):  # noqa: F811
     path = tmp_path / "film.mp4"
-    with av.open(path, "w") as container:
-        film, sound = container.add_stream("mpeg4", 30), container.add_stream("aac", 44100)
-        film.width, film.height, film.pix_fmt = 200, 128, "yuv420p"
-        for picture in moving(3):
-            container.mux(film.encode(av.VideoFrame.from_image(picture)))
-        silence = np.zeros((1, 1024 * 2), np.float32)
-        frame = av.AudioFrame.from_ndarray(np.repeat(silence, 2, 0), "fltp", "stereo")
-        frame.sample_rate = 44100
-        container.mux(sound.encode(frame))
-        for stream in (film, sound):
-            container.mux(stream.encode())
-    code, rows, out, err = answers(bare, tmp_path, capsys, path)
-    assert code == 0 and err == [] and len(split(rows)[0]) == 3
-    assert f"{path}: the marked copy is without its sound" in out
-    code, _, out, _ = answers(bare, tmp_path, capsys, path, "--no_draw")
-    assert code == 0 and not any("its sound" in line for line in out)
+    save_video(path, moving(3), "mpeg4", sound=True)
+    code, rows, _, err = answers(bare, tmp_path, capsys, path)
+    assert code == 0 and len(split(rows)[0]) == 3
+    assert err == [f"predict.py: warning: {path}: the marked copy is without its sound"]
+    code, _, _, err = answers(bare, tmp_path, capsys, path, "--no_draw")
+    assert code == 0 and err == []
 
 
 def test_sound_alone_is_no_video(bare, tmp_path, capsys):  # noqa: F811

@@ -179,14 +179,16 @@ def test_a_large_photo_turned_by_its_camera(server, model, tmp_path):
 
 
 def test_a_video(server, run, tmp_path):
-    """The tracks and the copy of predict.py, and progress."""
+    """The tracks and the copy of predict.py, what it lacks, which is told nobody else (see
+    serving()), and progress."""
     film = tmp_path / "film.mp4"
     gap = [Image.new("RGB", (200, 128))] * 12
-    save_video(film, [*moving(6), *gap, *moving(6)], rate=5)
+    save_video(film, [*moving(6), *gap, *moving(6)], rate=5, sound=True)
     assert call(film, "--run", run, "--out", tmp_path / "out") == 0
     _, tracks = split(table(tmp_path / "out"))
     status, [found], copy = post(server, film.read_bytes())
-    assert status == 200 and found["notes"] == [] and len(tracks) == 2
+    assert status == 200 and found["notes"] == ["the marked copy is without its sound"]
+    assert len(tracks) == 2
     for told, row in zip(found["tracks"], tracks, strict=True):
         age, years, gender = told.pop("words")
         assert age.split()[0] == row["age"] and years == f"{row['age_low']}-{row['age_high']}"

@@ -602,18 +602,24 @@ def place(scale, left, top, mirrored=False):
     return np.array([x0, y0, x1, y1]) * scale + [left, top, left, top]
 
 
-def save_video(path, pictures, codec="libx264", ticks=None, rate=30):
-    """Write PIL images, one every 1/rate s, or at the given multiples of it."""
+def save_video(path, pictures, codec="libx264", ticks=None, rate=30, sound=False):
+    """Write PIL images, one every 1/rate s, or at the given multiples of it, maybe with silence."""
     with av.open(path, "w") as container:
         stream = container.add_stream(codec, rate)
         stream.width, stream.height = pictures[0].size
         stream.pix_fmt, stream.bit_rate = "yuv420p", 1_500_000
         stream.codec_context.time_base = Fraction(1, rate)
+        audio = container.add_stream("aac", 44100) if sound else None
         for number, picture in enumerate(pictures):
             frame = av.VideoFrame.from_image(picture)
             frame.pts, frame.time_base = (ticks or range(10**9))[number], Fraction(1, rate)
             container.mux(stream.encode(frame))
-        container.mux(stream.encode())
+        if sound:
+            silence = av.AudioFrame.from_ndarray(np.zeros((2, 2048), np.float32), "fltp", "stereo")
+            silence.sample_rate = 44100
+            container.mux(audio.encode(silence))
+        for stream in container.streams:
+            container.mux(stream.encode())
 
 
 def read_video(path):
