@@ -983,7 +983,8 @@ def main(argv=None):
     except InputError as error:
         refuse(error)
     except OSError as error:
-        refuse(f"{error.filename or args.out}: {error.strerror or error}", 1)
+        where = error.filename or args.out or "standard output"
+        refuse(f"{where}: {error.strerror or error}", 1)
     except KeyboardInterrupt:
         refuse("interrupted; no predictions were written", 130)
     return 1 if failures else 0

@@ -1224,6 +1224,16 @@ def test_json(run, tmp_path, capsys):
     assert capsys.readouterr().out == ""
 
 
+def test_standard_output_is_full(run, tmp_path, capsys, monkeypatch):
+    def write(_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(sys, "stdout", SimpleNamespace(write=write, flush=lambda: None))
+    assert call(tmp_path / "face.png", "--run", run) == 1
+    line = "predict.py: error: standard output: No space left on device\n"
+    assert capsys.readouterr().err == line
+
+
 def test_the_old_way_to_name_a_run(run, tmp_path, capsys):
     assert call(run, tmp_path / "face.png") == 2
     line = f"predict.py: error: {run}: is a run, no input; now it is given as --run {run}\n"
