@@ -1082,9 +1082,8 @@ def test_no_other_script_is_run(name, run, tmp_path, capsys, monkeypatch):
     """Whatever run.json names: by absolute path, from the working folder, beside predict.py."""
     (tmp_path / "evil.py").write_text(f"import os\nos.mkdir({str(tmp_path / 'made')!r})\n")
     (tmp_path / "code").mkdir()
-    for name_of in ("predict.py", "detect.py", "media.py", "labels.py"):
-        shutil.copy(CODE / name_of, tmp_path / "code")
-    shutil.copy(tmp_path / "evil.py", tmp_path / "code")
+    for path in (PREDICT, tmp_path / "evil.py"):  # predict.py's own modules are loaded already
+        shutil.copy(path, tmp_path / "code")
     monkeypatch.chdir(tmp_path)
     name = name.format(here=tmp_path) if isinstance(name, str) else name
     change(run, script=name, script_sha256=hashlib.sha256(b"").hexdigest())
