@@ -527,7 +527,7 @@ def test_a_video_in_the_browser(page, run, tmp_path):
 
 def test_stop_and_camera(page, server, long_film, tmp_path):
     """A video is stopped by its button; then a photo is taken, whose face is where the camera
-    shows it."""
+    shows it, and which no second click leaves on."""
     (tmp_path / "long.mp4").write_bytes(long_film)
     page.set_input_files("#files", tmp_path / "long.mp4")
     page.get_by_text(re.compile(r"^\d+ of 400 pictures$")).wait_for()
@@ -538,6 +538,10 @@ def test_stop_and_camera(page, server, long_film, tmp_path):
 
     page.get_by_role("button", name="Use the camera").click()
     film = page.locator("#camera video")
+    film.wait_for()
+    camera = film.evaluate_handle("one => one.srcObject")
+    page.get_by_role("button", name="Use the camera").click()
+    wait_until(lambda: not camera.evaluate("one => one.active"))
     film.evaluate("one => new Promise(done => one.requestVideoFrameCallback(done))")
     page.get_by_role("button", name="Take the photo").click()
     photo, _ = articles(page, 2)
