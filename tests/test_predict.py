@@ -413,7 +413,7 @@ def slow_interval(classes, label):
         for last in range(label, len(classes)):
             held = sum(classes[first : last + 1])
             if held >= 0.8 or (first, last) == (0, len(classes) - 1):
-                runs.append((last - first, -held, first, last, held))
+                runs.append((last - first, -round(held, 12), first, last, held))
     _, _, first, last, held = min(runs)
     return first, last, held
 
