@@ -54,7 +54,7 @@ LOSSES = ("ce", "coral", "ordinal")
 NAME = re.compile(rf"[a-z0-9]+-({'|'.join(LOSSES)})\.py")
 SCRIPTS = sorted(path.name for path in HERE.iterdir() if NAME.fullmatch(path.name))
 
-VIEWS = ("channels_last", "flip", "shifts")  # settings of a run that its answers depend on
+SWITCHES = ("channels_last", "flip", "shifts")  # settings of a run that its answers depend on
 
 NOTE = (
     "Apparent ages, and a binary label for gender, as a network learned them from the photos and "
@@ -189,7 +189,7 @@ def read_run(run):
     changed = hashlib.sha256((HERE / name).read_bytes()).hexdigest() != digest
     if changed and run.resolve() != PRETRAINED:
         warn(f"{name} has changed since this run")
-    switches = {key: bool(settings.get(key)) for key in VIEWS}
+    switches = {key: bool(settings.get(key)) for key in SWITCHES}
     return name, size, switches, {key: facts.get(key) for key in ("num_classes", "youngest_age")}
 
 
@@ -225,10 +225,10 @@ def load(run=PRETRAINED, *, weights=None, script=None, image_size=120, cuda=-1):
     if cuda >= (count := torch.cuda.device_count()):
         message = f"this machine has {count} CUDA devices; --cuda -1 is the CPU"
         raise InputError(f"--cuda {cuda}: {message}")
-    name, size, settings, ages = script, image_size, dict.fromkeys(VIEWS, False), {}
+    name, size, switches, ages = script, image_size, dict.fromkeys(SWITCHES, False), {}
     if not script:
         run = Path(run)
-        name, size, settings, ages = read_run(run)
+        name, size, switches, ages = read_run(run)
         if not weights:
             best = run / "best_model.pt"
             weights = best if best.exists() else run / "model.pt"
@@ -250,10 +250,10 @@ def load(run=PRETRAINED, *, weights=None, script=None, image_size=120, cuda=-1):
     network.load_state_dict(state)
     device = torch.device("cuda", cuda) if cuda >= 0 else torch.device("cpu")
     network.eval().to(device)
-    if settings["channels_last"]:
+    if switches["channels_last"]:
         network.to(memory_format=torch.channels_last)
     return SimpleNamespace(
-        script=module, network=network, size=size, device=device, weights=str(weights), **settings
+        script=module, network=network, size=size, device=device, weights=str(weights), **switches
     )
 
 
