@@ -290,7 +290,7 @@ def test_smaller_files(option, share, allowed, run, photos, tmp_path, capsys):
     assert kinds.count("Conv") == 36 and ("QuantizeLinear" in kinds) == (option == "int8")
 
 
-def test_at_most_some_photos_are_looked_at(run, photos, tmp_path, capsys, monkeypatch):
+def test_at_most_some_photos_are_looked_at(run, photos, monkeypatch):
     """They are drawn from all of them, and their ages with them."""
     monkeypatch.setattr(export, "MOST", 4)
     model = predict.load(run)
@@ -444,7 +444,7 @@ def test_bad_places(run, tmp_path, capsys):
 
 
 @pytest.mark.skipif(not hasattr(os, "geteuid"), reason="no POSIX users here")
-def test_no_permission_to_write(run, capsys):
+def test_no_permission_to_write(capsys):
     """Said before the network is read, which here could not be."""
     with tempfile.TemporaryDirectory() as name:
         os.chmod(name, 0o555)

@@ -289,7 +289,7 @@ def test_upright_squares(dataset, side, down):
         assert (centre.real, centre.imag) == pytest.approx((128, 100 + down))
 
 
-def test_framing_of_the_scripts(bare):
+def test_framing_of_the_scripts():
     """What the network gets of a photo: the aligned square as the script prepares its own photos;
     morph2's script cuts 140 pixels out of its images, which must be the whole square."""
     pixels, face = np.asarray(FACE), SimpleNamespace(points=POINTS)
@@ -1127,7 +1127,7 @@ def test_bad_run_folders(spoil, message, run, tmp_path, capsys):
     assert not (tmp_path / "out").exists()
 
 
-def test_overwrite(bare, tmp_path, capsys):
+def test_overwrite(bare, tmp_path):
     """Only on demand, and then the new results are as in a new folder."""
     words = [*bare, tmp_path / "face.png", "--out"]
     small(0.5).save(tmp_path / "face.png")
