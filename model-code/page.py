@@ -221,7 +221,7 @@ def photo(model, path):
     for face in faces:
         face["words"] = predict.words_of(face, model)
         number = f"#{face['face']}  " * (len(faces) > 1)
-        box = [face[side] for side in ("left", "top", "right", "bottom")]
+        box = [face[side] for side in predict.SIDES]
         marks.append((box, number + predict.sentence(face, model)))
     image, copy = predict.mark(pixels, marks), path.with_name("marked.jpg")
     image.thumbnail((SIDE, SIDE))

@@ -71,6 +71,7 @@ HIDDEN = 0.2  # seconds without a face after which its last place alone does not
 PATIENCE = 1.0  # seconds for which a track waits for its face to be found again
 HELD = 2**26  # bytes of pictures that wait for a batch to be full
 
+SIDES = "left", "top", "right", "bottom"  # of a box
 BLUE = "#0072b2"
 LETTERS = 11, 32  # smallest and largest height in pixels, in a picture of up to 1000
 LONGEST_SIDE = 65_500  # pixels, of a JPEG
@@ -357,13 +358,13 @@ def line_of(row, model):
 def read_boxes(path):
     """{(source, frame): boxes} from the table that --boxes names, which may be a predictions.csv;
     the frame of an image is 0."""
-    boxes, columns = {}, ("left", "top", "right", "bottom")
+    boxes = {}
     try:
         with open(path, encoding="utf-8-sig", newline="") as file:
             for number, row in enumerate(csv.DictReader(file), 2):
                 if row.get("kind") == "track":  # a summary, without a box
                     continue
-                box = [float(row[column]) for column in columns]
+                box = [float(row[side]) for side in SIDES]
                 frame = int(row.get("frame") or 0)
                 if not (box[0] < box[2] and box[1] < box[3] and all(map(math.isfinite, box))):
                     raise InputError(f"--boxes {path}: row {number}: no box: {box}")
@@ -802,7 +803,7 @@ def finish(pictures, args, model, add, path_for, fail):
 
 def place_columns(picture, i):
     """The columns about the place of a picture's face ``i``."""
-    columns = dict(zip(("left", "top", "right", "bottom"), picture.boxes[i], strict=True))
+    columns = dict(zip(SIDES, picture.boxes[i], strict=True))
     if picture.scores[i] is not None:
         columns["score"] = round(picture.scores[i], 4)
     return columns
