@@ -163,12 +163,18 @@ class Visitor(BaseHTTPRequestHandler):
         """Read a file, look at it, and answer."""
         with tempfile.TemporaryDirectory(prefix="page-py-") as folder:
             path = Path(folder, "upload")
-            with open(path, "wb") as file:
-                while left := length - file.tell():
-                    part = self.rfile.read1(min(left, 2**20))
-                    if not part:
-                        return
-                    file.write(part)
+            try:
+                with open(path, "wb") as file:
+                    while length:
+                        part = self.rfile.read1(min(length, 2**20))
+                        if not part:
+                            return
+                        length -= len(part)
+                        file.write(part)
+            except GONE:
+                raise
+            except OSError as error:  # the disk is full
+                return self.refuse(507, predict.reason_of(error), length)
             self.begin(200, "application/x-ndjson")
             try:
                 found, copy = self.look(path)

@@ -40,7 +40,7 @@ VISITORS = 16
 
 
 @contextmanager
-def serving(run, temporary, *words):
+def serving(run, temporary, *words, **options):
     """page.py with a temporary folder of its own, at any port; nothing is left there when it ends,
     nor is anything printed but what is known."""
     temporary.mkdir()
@@ -51,6 +51,7 @@ def serving(run, temporary, *words):
         stderr=subprocess.PIPE,
         text=True,
         env={**os.environ, "TMPDIR": str(temporary)},
+        **options,
     )
     try:
         head = [process.stdout.readline() for _ in range(3)]
@@ -307,6 +308,18 @@ def test_too_large(server):
     with start(server, b"", LARGEST) as connection:
         connection.shutdown(socket.SHUT_WR)
         assert connection.makefile("rb").read() == b""
+
+
+def test_full_disk(run, tmp_path):
+    """The limit on a file's size stands for it: a line, in the answer alone (see serving())."""
+    resource = pytest.importorskip("resource")
+
+    def limit():
+        resource.setrlimit(resource.RLIMIT_FSIZE, (10**6, 10**6))
+
+    with serving(run, tmp_path / "temporary", preexec_fn=limit) as server:
+        assert post(server, bytes(10**7))[:2] == (507, [{"error": "File too large"}])
+        assert post(server, saved(FACE))[0] == 200
 
 
 # ---- Several at once
