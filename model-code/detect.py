@@ -38,7 +38,7 @@ SIDE = 200  # pixels, as those photos
 # of the eyes, both in distances of the eyes. None of the photos was at hand: the numbers are told
 # from how the sets were made, and from dlib's boxes and landmarks on those photos of UTKFace (there
 # a box is 2.2 distances of the eyes wide, its centre 0.37 below them, the base of the nose 0.76).
-UPRIGHT = {
+SQUARES = {
     "afad": (2.2, 0.37),  # published as faces cut out tightly by a detector
     "cacd": (2.8, 0.26),  # preprocess-cacd.py adds 15 pixels on every side, and moves up by 5
     "morph2": (2.87, 0.76),  # 140 pixels around the nose, the eyes about 48 apart
@@ -71,35 +71,36 @@ def session():
     return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
 
 
-def look(images, min_score):
-    """For each of ``images``, uint8 (n, height, width, 3), its faces as of find_faces()."""
-    height, width = (-(-side // 32) * 32 for side in images.shape[1:3])
-    batch = np.zeros((len(images), 3, height, width), np.float32)
-    batch[:, :, : images.shape[1], : images.shape[2]] = images.transpose(0, 3, 1, 2)
-    heats, sizes, offsets, places = session().run(None, {"input.1": batch})
-    found = []
-    for heat, size, offset, place in zip(heats[:, 0], sizes, offsets, places, strict=True):
-        rows, columns = np.nonzero(heat >= min_score)
-        down, across = np.exp(size[:, rows, columns]) * 4
-        y, x = np.stack([rows, columns]) * 4 + 2 + offset[:, rows, columns] * 4
-        left, top = x - across / 2, y - down / 2
-        boxes = np.stack([left, top, left + across, top + down], axis=1)
-        points = place[:, rows, columns].T.reshape(-1, 5, 2)[:, :, ::-1]
-        points = boxes[:, None, :2] + points * np.stack([across, down], axis=1)[:, None]
-        scores = heat[rows, columns]
-        faces = [
-            SimpleNamespace(box=b, score=float(s), points=p)
-            for b, s, p in zip(boxes, scores, points, strict=True)
-        ]
-        found.append(best(faces))
-    return found
+def look(image, min_score):
+    """The faces in ``image``, uint8 (height, width, 3), as of find_faces()."""
+    height, width = (-(-side // 32) * 32 for side in image.shape[:2])
+    batch = np.zeros((1, 3, height, width), np.float32)
+    batch[0, :, : image.shape[0], : image.shape[1]] = image.transpose(2, 0, 1)
+    [[heat]], [size], [offset], [place] = session().run(None, {"input.1": batch})
+    rows, columns = np.nonzero(heat >= min_score)
+    down, across = np.exp(size[:, rows, columns]) * 4
+    y, x = np.stack([rows, columns]) * 4 + 2 + offset[:, rows, columns] * 4
+    left, top = x - across / 2, y - down / 2
+    boxes = np.stack([left, top, left + across, top + down], axis=1)
+    points = place[:, rows, columns].T.reshape(-1, 5, 2)[:, :, ::-1]
+    points = boxes[:, None, :2] + points * np.stack([across, down], axis=1)[:, None]
+    scores = heat[rows, columns]
+    return best(
+        SimpleNamespace(box=b, score=float(s), points=p)
+        for b, s, p in zip(boxes, scores, points, strict=True)
+    )
+
+
+def common(a, b):
+    """Area that two boxes have in common."""
+    width = min(a[2], b[2]) - max(a[0], b[0])
+    height = min(a[3], b[3]) - max(a[1], b[1])
+    return max(width, 0) * max(height, 0)
 
 
 def overlap(a, b):
     """Intersection of two boxes by their union, and by the smaller one."""
-    width = min(a[2], b[2]) - max(a[0], b[0])
-    height = min(a[3], b[3]) - max(a[1], b[1])
-    both = max(width, 0) * max(height, 0)
+    both = common(a, b)
     areas = [(box[2] - box[0]) * (box[3] - box[1]) for box in (a, b)]
     return both / max(sum(areas) - both, 1e-9), both / max(min(areas), 1e-9)
 
@@ -129,7 +130,7 @@ def find_faces(pixels, min_score=MIN_SCORE, megapixels=MEGAPIXELS):
     return best(faces)
 
 
-def find_again(pixels, boxes, min_score=MIN_SCORE):
+def find_again(pixels, boxes, min_score):
     """Those of find_faces() that are near one of ``boxes``, at a small part of the cost."""
     faces, limits = [], np.tile(pixels.shape[1::-1], 2)
     for left, top, right, bottom in boxes:
@@ -148,7 +149,7 @@ def find_in(pixels, region, scale, min_score):
     size = [max(round(side * scale), 1) for side in (right - left, bottom - top)]
     part = PIL.Image.fromarray(pixels[top:bottom, left:right])
     part = part.resize(size, PIL.Image.Resampling.BILINEAR, reducing_gap=2)
-    [faces] = look(np.asarray(part)[None], min_score)
+    faces = look(np.asarray(part), min_score)
     corner, ratio = np.array([left, top]), np.divide([right - left, bottom - top], size)
     for face in faces:
         face.points = corner + face.points * ratio
@@ -169,13 +170,13 @@ def square(points, dataset):
     """The square around a face with these ``points`` that shows it as the photos of ``dataset`` do,
     as complex numbers in pixels: its left upper corner, and from there to the right upper one.
 
-    For UTKFace, and any set not named in UPRIGHT, the similarity transform that takes ALIGNED
+    For UTKFace, and any set not named in SQUARES, the similarity transform that takes ALIGNED
     nearest to ``points``, by least squares (Umeyama, PAMI 13(4), 1991, without reflections).
     """
     points = np.asarray(points, float) @ (1, 1j)
     eyes, mouth = points[:2].mean(), points[3:].mean()
-    if dataset in UPRIGHT:
-        side, down = UPRIGHT[dataset]
+    if dataset in SQUARES:
+        side, down = SQUARES[dataset]
         # of a face in profile the eyes are close together, but not to the mouth
         unit = max(abs(points[1] - points[0]), abs(mouth - eyes) / EYES_TO_MOUTH, 1)
         across = side * unit
@@ -189,13 +190,13 @@ def square(points, dataset):
     return centre - (0.5 + 0.5j) * across, across
 
 
-def frame_face(pixels, points, dataset, side=SIDE):
+def frame_face(pixels, points, dataset):
     """The square of ``pixels``, uint8 (height, width, 3), that shows the face with these ``points``
-    as the photos of ``dataset`` show theirs: a PIL image, ``side`` pixels wide. What lies outside
+    as the photos of ``dataset`` show theirs: a PIL image, SIDE pixels wide. What lies outside
     the picture repeats its border."""
     corner, across = square(points, dataset)
     corners = corner + across * np.array([0, 1, 1j, 1 + 1j])
-    shrink = max(int(abs(across) / side), 1)  # so that no pixel of a large face is skipped
+    shrink = max(int(abs(across) / SIDE), 1)  # so that no pixel of a large face is skipped
     low = np.floor([corners.real.min(), corners.imag.min()]).astype(int) - 2 * shrink
     high = np.ceil([corners.real.max(), corners.imag.max()]).astype(int) + 2 * shrink
 
@@ -210,8 +211,8 @@ def frame_face(pixels, points, dataset, side=SIDE):
     part = PIL.Image.fromarray(np.pad(np.asarray(part), pads, mode="edge"))
 
     corner = (corner - complex(*begin)) / shrink + complex(*before)
-    step = across / shrink / side
+    step = across / shrink / SIDE
     matrix = step.real, -step.imag, corner.real, step.imag, step.real, corner.imag
     return part.transform(
-        (side, side), PIL.Image.Transform.AFFINE, matrix, PIL.Image.Resampling.BICUBIC
+        (SIDE, SIDE), PIL.Image.Transform.AFFINE, matrix, PIL.Image.Resampling.BICUBIC
     )

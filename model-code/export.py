@@ -52,11 +52,7 @@ BATCH = 32
 TERMS = {"utk": "non-commercial research only (UTKFace)"}  # where run.json has no "licence"
 POINTS = "eye on the left", "eye on the right", "nose tip", "mouth corner on the left", "and right"
 
-
-def refuse(message, code=2):
-    """End with one line for the user."""
-    predict.say(f"export.py: error: {message}", sys.stderr)
-    raise SystemExit(code)
+refuse = functools.partial(predict.refuse, program="export.py")
 
 
 def parse_settings(argv):

@@ -26,7 +26,7 @@ def read_labels(path):
         table = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig")
         if not isinstance(table.index, pd.RangeIndex):  # what pandas makes of longer rows
             raise ValueError("rows are longer than the header")
-    except (ValueError, pd.errors.ParserError) as error:
+    except ValueError as error:
         raise ValueError(f"{path}: no CSV ({' '.join(str(error).split())})") from None
     for column in ("file", "age"):
         if column not in table:
@@ -63,12 +63,9 @@ def scores(rows):
     if not rows:
         return []
     table = pd.DataFrame(rows)
-    low, high = zip(*table["true_age"].map(bounds), strict=True)
-    table["low"], table["high"] = low, high
+    table["low"], table["high"] = zip(*table["true_age"].map(bounds), strict=True)
     table["true_gender"] = table.get("true_gender", pd.Series(dtype=object))
-    error = (table["low"] - table["age"]).clip(lower=0) + (table["age"] - table["high"]).clip(
-        lower=0
-    )
+    error = (table["age"] - table["age"].clip(table["low"], table["high"])).abs()
     table["error"], table["squared"], table["within_5"] = error, error**2, error <= 5
     known = table["true_gender"].isin(GENDERS)
     if "gender" in table:

@@ -1,4 +1,4 @@
-"""Which files hold images and videos, and their pixels as a viewer or player shows them.
+"""Which files hold images and videos, their pixels as a viewer or player shows them, and JPEGs.
 
 Pillow reads images, with pi-heif, if it is there, HEIC too; PyAV reads videos. What can't be read
 raises ValueError, which says why, or what those libraries raise.
@@ -6,6 +6,7 @@ raises ValueError, which says why, or what those libraries raise.
 
 import collections
 import contextlib
+import io
 import math
 import os
 import warnings
@@ -14,6 +15,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import PIL.Image
+from whole_files import written
 
 EXTRAS = "pip install -r requirements-extras.txt"
 
@@ -95,15 +97,14 @@ def read_image(path, warn, turn=True):
     ``warn`` is called with what is left out. PIL.UnidentifiedImageError if the file may hold a
     video instead."""
     PIL.Image.init()
-    with open(path, "rb") as file:
-        begin = file.read(12)
-    if begin[4:8] == b"ftyp" and begin[8:] in BRANDS:
-        register_heic()
-    with warnings.catch_warnings():
+    # not by its name: Pillow would map an uncompressed TIFF, and turn what it maps wrongly
+    with open(path, "rb") as file, warnings.catch_warnings():
         warnings.simplefilter("error", PIL.Image.DecompressionBombWarning)
+        begin = file.read(12)
+        if begin[4:8] == b"ftyp" and begin[8:] in BRANDS:
+            register_heic()
         formats = [name for name in FORMATS if name in PIL.Image.ID]
-        # not by its name: Pillow would map an uncompressed TIFF, and turn what it maps wrongly
-        with open(path, "rb") as file, PIL.Image.open(file, formats=formats) as image:
+        with PIL.Image.open(file, formats=formats) as image:
             count = getattr(image, "n_frames", 1)
             if image.format == "GIF" and count > 1:
                 raise PIL.UnidentifiedImageError("animated")
@@ -138,6 +139,14 @@ def as_rgb(image, turn):
         raise ValueError(f"its pixels are {kind} of unknown range; convert it to 8 bits")
     image = image.convert("RGB")
     return image if method is None else image.transpose(PIL.Image.Transpose(method))
+
+
+def write_jpeg(image, path, quality):
+    """Save a PIL image with 4:2:0 colour; raises OSError if it can't be written."""
+    encoded = io.BytesIO()  # Pillow does not notice when a full disk takes only part of a file
+    image.save(encoded, "JPEG", quality=quality, subsampling="4:2:0")
+    with written(path) as file:
+        file.write(encoded.getbuffer())
 
 
 # %% Videos

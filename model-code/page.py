@@ -13,6 +13,7 @@ end {"error": why}, or what was found, with "bytes": so many, the marked copy, f
 """
 
 import argparse
+import functools
 import ipaddress
 import json
 import os
@@ -162,12 +163,18 @@ class Visitor(BaseHTTPRequestHandler):
         """Read a file, look at it, and answer."""
         with tempfile.TemporaryDirectory(prefix="page-py-") as folder:
             path = Path(folder, "upload")
-            with open(path, "wb") as file:
-                while left := length - file.tell():
-                    part = self.rfile.read1(min(left, 2**20))
-                    if not part:
-                        return
-                    file.write(part)
+            try:
+                with open(path, "wb") as file:
+                    while length:
+                        part = self.rfile.read1(min(length, 2**20))
+                        if not part:
+                            return
+                        length -= len(part)
+                        file.write(part)
+            except GONE:
+                raise
+            except OSError as error:  # the disk is full
+                return self.refuse(507, predict.reason_of(error), length)
             self.begin(200, "application/x-ndjson")
             try:
                 found, copy = self.look(path)
@@ -220,11 +227,11 @@ def photo(model, path):
     for face in faces:
         face["words"] = predict.words_of(face, model)
         number = f"#{face['face']}  " * (len(faces) > 1)
-        box = [face[side] for side in ("left", "top", "right", "bottom")]
+        box = [face[side] for side in predict.SIDES]
         marks.append((box, number + predict.sentence(face, model)))
     image, copy = predict.mark(pixels, marks), path.with_name("marked.jpg")
     image.thumbnail((SIDE, SIDE))
-    image.save(copy, "JPEG", quality=90)
+    media.write_jpeg(image, copy, quality=90)
     height, width = pixels.shape[:2]
     return {"faces": faces, "width": width, "height": height, "notes": notes}, copy
 
@@ -252,6 +259,7 @@ def video(model, path, tell):
 
     bar.update = update
     options = predict.options(batch_size=16, labels=None, no_draw=False)
+    options.note = lambda _, what: notes.append(what)
     predict.answer([path], options, model, add, lambda *_: copy, fail, bar)
     if not copy.exists():
         raise ValueError("; ".join(notes))
@@ -259,10 +267,7 @@ def video(model, path, tell):
 
 
 # %% From the command line
-def refuse(message, code=2):
-    """End with one line for the user."""
-    predict.say(f"page.py: error: {message}", sys.stderr)
-    raise SystemExit(code)
+refuse = functools.partial(predict.refuse, program="page.py")
 
 
 def parse_settings(argv):

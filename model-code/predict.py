@@ -54,7 +54,7 @@ LOSSES = ("ce", "coral", "ordinal")
 NAME = re.compile(rf"[a-z0-9]+-({'|'.join(LOSSES)})\.py")
 SCRIPTS = sorted(path.name for path in HERE.iterdir() if NAME.fullmatch(path.name))
 
-VIEWS = ("channels_last", "flip", "shifts")  # settings of a run that its answers depend on
+SWITCHES = ("channels_last", "flip", "shifts")  # settings of a run that its answers depend on
 
 NOTE = (
     "Apparent ages, and a binary label for gender, as a network learned them from the photos and "
@@ -71,6 +71,7 @@ HIDDEN = 0.2  # seconds without a face after which its last place alone does not
 PATIENCE = 1.0  # seconds for which a track waits for its face to be found again
 HELD = 2**26  # bytes of pictures that wait for a batch to be full
 
+SIDES = "left", "top", "right", "bottom"  # of a box
 BLUE = "#0072b2"
 LETTERS = 11, 32  # smallest and largest height in pixels, in a picture of up to 1000
 LONGEST_SIDE = 65_500  # pixels, of a JPEG
@@ -91,9 +92,9 @@ class InputError(ValueError):
     """What a user can mend, in one line."""
 
 
-def refuse(message, code=2):
+def refuse(message, code=2, program="predict.py"):
     """End with one line for the user."""
-    say(f"predict.py: error: {message}", sys.stderr)
+    say(f"{program}: error: {message}", sys.stderr)
     raise SystemExit(code)
 
 
@@ -189,7 +190,7 @@ def read_run(run):
     changed = hashlib.sha256((HERE / name).read_bytes()).hexdigest() != digest
     if changed and run.resolve() != PRETRAINED:
         warn(f"{name} has changed since this run")
-    switches = {key: bool(settings.get(key)) for key in VIEWS}
+    switches = {key: bool(settings.get(key)) for key in SWITCHES}
     return name, size, switches, {key: facts.get(key) for key in ("num_classes", "youngest_age")}
 
 
@@ -225,10 +226,10 @@ def load(run=PRETRAINED, *, weights=None, script=None, image_size=120, cuda=-1):
     if cuda >= (count := torch.cuda.device_count()):
         message = f"this machine has {count} CUDA devices; --cuda -1 is the CPU"
         raise InputError(f"--cuda {cuda}: {message}")
-    name, size, settings, ages = script, image_size, dict.fromkeys(VIEWS, False), {}
+    name, size, switches, ages = script, image_size, dict.fromkeys(SWITCHES, False), {}
     if not script:
         run = Path(run)
-        name, size, settings, ages = read_run(run)
+        name, size, switches, ages = read_run(run)
         if not weights:
             best = run / "best_model.pt"
             weights = best if best.exists() else run / "model.pt"
@@ -250,10 +251,10 @@ def load(run=PRETRAINED, *, weights=None, script=None, image_size=120, cuda=-1):
     network.load_state_dict(state)
     device = torch.device("cuda", cuda) if cuda >= 0 else torch.device("cpu")
     network.eval().to(device)
-    if settings["channels_last"]:
+    if switches["channels_last"]:
         network.to(memory_format=torch.channels_last)
     return SimpleNamespace(
-        script=module, network=network, size=size, device=device, weights=str(weights), **settings
+        script=module, network=network, size=size, device=device, weights=str(weights), **switches
     )
 
 
@@ -357,13 +358,13 @@ def line_of(row, model):
 def read_boxes(path):
     """{(source, frame): boxes} from the table that --boxes names, which may be a predictions.csv;
     the frame of an image is 0."""
-    boxes, columns = {}, ("left", "top", "right", "bottom")
+    boxes = {}
     try:
         with open(path, encoding="utf-8-sig", newline="") as file:
             for number, row in enumerate(csv.DictReader(file), 2):
                 if row.get("kind") == "track":  # a summary, without a box
                     continue
-                box = [float(row[column]) for column in columns]
+                box = [float(row[side]) for side in SIDES]
                 frame = int(row.get("frame") or 0)
                 if not (box[0] < box[2] and box[1] < box[3] and all(map(math.isfinite, box))):
                     raise InputError(f"--boxes {path}: row {number}: no box: {box}")
@@ -401,7 +402,7 @@ def find_faces(pixels, path, number, seconds, clip, args):
     if args.crops:
         box = (0, 0, pixels.shape[1], pixels.shape[0])
         return [SimpleNamespace(box=box, score=None, points=None)], True
-    if args.boxes:
+    if args.boxes is not None:
         return given_faces(pixels, args.boxes.get((os.path.realpath(path), number), []), args), True
     if not clip:
         return detect.find_faces(pixels, args.min_score, args.megapixels), True
@@ -447,7 +448,7 @@ def read_inputs(paths, args, model, fail, bar):
     pixels."""
     for path in paths:
         source = str(path).encode("utf-8", "backslashreplace").decode()  # fit for a file
-        clip, note = None, functools.partial(warn, source)
+        clip, note = None, functools.partial(args.note, source)
         try:
             try:
                 # crops are turned if those were that the script has learned from
@@ -614,8 +615,8 @@ def place_labels(size, boxes, labels):
             x = max(0, min(x, size[0] - across))
             y = max(0, min(y, size[1] - down))
             label = x, y, x + across, y + down
-            own = common(label, box)
-            hidden = sum(common(label, other) for other in taken) - own, own
+            own = detect.common(label, box)
+            hidden = sum(detect.common(label, other) for other in taken) - own, own
             if hidden < least:  # of equal places the first
                 least, place = hidden, label
             if least == (0, 0):
@@ -623,13 +624,6 @@ def place_labels(size, boxes, labels):
         taken.append(place)
         places.append(place[:2])
     return places
-
-
-def common(a, b):
-    """Area that two boxes have in common."""
-    width = min(a[2], b[2]) - max(a[0], b[0])
-    height = min(a[3], b[3]) - max(a[1], b[1])
-    return max(width, 0) * max(height, 0)
 
 
 def free_path(out, source, suffix, taken):
@@ -684,8 +678,8 @@ def write_copy(picture, marks, clip, path_for, fail):
         if not clip:
             if max(picture.pixels.shape) > LONGEST_SIDE:
                 raise ValueError(f"a side of more than {LONGEST_SIDE:,} pixels; give --no_draw")
-            with written(path_for(picture.source, ".jpg")) as file:
-                mark(picture.pixels, marks).save(file, "JPEG", quality=90)
+            path = path_for(picture.source, ".jpg")
+            media.write_jpeg(mark(picture.pixels, marks), path, quality=90)
         elif not clip.failed:
             image = mark(picture.pixels, marks)
             if not clip.output:
@@ -697,7 +691,7 @@ def write_copy(picture, marks, clip, path_for, fail):
             drop_copy(clip)
 
 
-def end_copy(source, clip, fail):
+def end_copy(source, clip, note, fail):
     """Complete the marked copy of a video."""
     if clip.output:
         try:
@@ -708,7 +702,7 @@ def end_copy(source, clip, fail):
             drop_copy(clip)
         else:
             if clip.sound:
-                say(f"{source}: the marked copy is without its sound")
+                note(source, "the marked copy is without its sound")
 
 
 def drop_copy(clip):
@@ -797,7 +791,7 @@ def finish(pictures, args, model, add, path_for, fail):
         if picture.pixels is None:
             for row in ended_tracks(clip, math.inf, picture.source, model):
                 add(row)
-            end_copy(picture.source, clip, fail)
+            end_copy(picture.source, clip, args.note, fail)
             continue
         if clip:
             marks = frame_marks(picture, clip, probas[part], male[part], add, model)
@@ -809,7 +803,7 @@ def finish(pictures, args, model, add, path_for, fail):
 
 def place_columns(picture, i):
     """The columns about the place of a picture's face ``i``."""
-    columns = dict(zip(("left", "top", "right", "bottom"), picture.boxes[i], strict=True))
+    columns = dict(zip(SIDES, picture.boxes[i], strict=True))
     if picture.scores[i] is not None:
         columns["score"] = round(picture.scores[i], 4)
     return columns
@@ -825,13 +819,16 @@ def image_rows(picture, probas, male, model):
 
 
 def frame_rows(picture, clip, probas, male, model):
-    """The rows of the faces in a frame of a video that was looked at, and their tracks."""
+    """Of a frame of a video that was looked at: rows of the tracks that end before it, rows of its
+    faces, and their tracks."""
+    clip.looks.append(picture.seconds)
+    ended = ended_tracks(clip, picture.seconds - patience(clip), picture.source, model)
     rows, tracks = [], follow(clip, picture, probas, male)
     for i, track in tracks.items():
         row = {"source": picture.source, "kind": "frame", "frame": picture.number}
         row |= {"seconds": round(picture.seconds, 4), "face": track.face, "frames": track.frames}
         rows.append(row | place_columns(picture, i) | mean_estimate(track, model))
-    return rows, list(tracks.values())
+    return ended, rows, tracks.values()
 
 
 def add_labels(rows, source, args):
@@ -860,9 +857,7 @@ def frame_marks(picture, clip, probas, male, add, model):
     (box, text). In a frame that was not looked at, faces move on as before."""
     if not picture.looked:
         return [(expected_box(track, picture.seconds), text) for track, text in clip.shown]
-    clip.looks.append(picture.seconds)
-    ended = ended_tracks(clip, picture.seconds - patience(clip), picture.source, model)
-    rows, tracks = frame_rows(picture, clip, probas, male, model)
+    ended, rows, tracks = frame_rows(picture, clip, probas, male, model)
     for row in ended + rows:
         add(row)
     texts = [f"#{row['face']}  {sentence(row, model)}" for row in rows]
@@ -872,7 +867,8 @@ def frame_marks(picture, clip, probas, male, add, model):
 
 def answer(paths, args, model, add, path_for, fail, bar):
     """Predict for the files ``paths``: add(row) gets the rows, fail(source, error, what="") what
-    goes wrong, path_for(source, suffix) names the marked copies, ``bar`` counts the pictures."""
+    goes wrong, args.note(source, what) what is left out, path_for(source, suffix) names the marked
+    copies, ``bar`` counts the pictures."""
     pictures = read_inputs(paths, args, model, fail, bar)
     for batch in side_by_side(in_batches(pictures, args.batch_size)):
         finish(batch, args, model, add, path_for, fail)
@@ -925,9 +921,7 @@ def video(model, path, **changed):
     for number, (seconds, pixels) in enumerate(frames):
         picture = read_picture(path, source, clip, number, seconds, pixels, args, model)
         if picture.looked:
-            clip.looks.append(seconds)
-            ended_tracks(clip, seconds - patience(clip), source, model)
-            rows, _ = frame_rows(picture, clip, *infer(picture.faces, model, 16), model)
+            _, rows, _ = frame_rows(picture, clip, *infer(picture.faces, model, 16), model)
             yield number, seconds, rows
 
 
@@ -947,9 +941,11 @@ def run(args):
     if args.out and args.out.exists() and any(args.out.iterdir()) and not args.overwrite:
         message = "holds files already; give another folder, or --overwrite"
         raise InputError(f"--out {args.out}: {message}")
-    args.boxes = read_boxes(args.boxes) if args.boxes else None
+    if args.boxes:
+        args.boxes = read_boxes(args.boxes)
     given = {"weights": args.weights, "script": args.script, "image_size": args.image_size or 120}
     model = load(args.run, **given, cuda=args.cuda)
+    args.note = warn
     terms = f"; {licence(model)}" * bool(licence(model))
     say(f"{model.weights}, by {Path(model.script.__file__).name}{terms}")
     if not args.json:
@@ -988,7 +984,8 @@ def main(argv=None):
     except InputError as error:
         refuse(error)
     except OSError as error:
-        refuse(f"{error.filename or args.out}: {error.strerror or error}", 1)
+        where = error.filename or args.out or "standard output"
+        refuse(f"{where}: {error.strerror or error}", 1)
     except KeyboardInterrupt:
         refuse("interrupted; no predictions were written", 130)
     return 1 if failures else 0

@@ -19,6 +19,7 @@ from conftest import MODEL_CODE, ROOT, load
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from test_predict import contents, slow_classes, slow_interval
 
 onnx = pytest.importorskip("onnx")
 onnxruntime = pytest.importorskip("onnxruntime")
@@ -94,24 +95,11 @@ def ask(path, images):
     return dict(zip(names, session.run(None, {"images": images}), strict=True))
 
 
-def slow_interval(probas, loss):
-    """Label and interval of one face, each run of classes tried."""
-    probas = [float(p) for p in probas]
-    if loss == "ce":
-        classes, label = probas, probas.index(max(probas))
-    else:
-        above = [1.0, *sorted(probas, reverse=True), 0.0]
-        classes = [above[k] - above[k + 1] for k in range(len(above) - 1)]
-        label = sum(p > 0.5 for p in probas)
-    runs = []
-    for first in range(label + 1):
-        held = sum(classes[first:label])
-        for last in range(label, len(classes)):
-            held += classes[last]
-            if held >= 0.8 or (first, last) == (0, len(classes) - 1):
-                runs.append((last - first, -round(held, 12), first, last))
-    _, _, first, last = min(runs)
-    return label, first, last
+def slow_decoding(probas, loss):
+    """Label and interval of one face."""
+    classes = slow_classes(probas, loss)
+    label = classes.index(max(classes)) if loss == "ce" else sum(p > 0.5 for p in probas)
+    return label, *slow_interval(classes, label)[:2]
 
 
 # ---- The answers
@@ -174,7 +162,7 @@ def test_the_file_answers_as_torch(loss, gender, size, flip, shifts, tmp_path, c
         assert found["male"].shape == (9,) and np.ptp(male) > 0.01
         assert np.abs(found["male"] - male).max() < 1e-4
 
-    due = [slow_interval(row, loss) for row in found["probas"]]
+    due = [slow_decoding(row, loss) for row in found["probas"]]
     ages = np.array(due).T + 21
     assert np.ptp(probas, axis=0).max() > 0.01 and (ages[1] < ages[2]).any()
     assert ages[0].tolist() == (script.predict_labels(torch.tensor(probas)) + 21).tolist()
@@ -213,7 +201,7 @@ DECODERS = {loss: decoder(loss) for loss in ("ce", "ordinal")}
 def check_decoder(loss, probas):
     probas = np.array(probas, np.float32)
     found = np.transpose(DECODERS[loss].run(None, {"probas": probas}))
-    due = [slow_interval(row, loss) for row in probas]
+    due = [slow_decoding(row, loss) for row in probas]
     assert found.tolist() == (np.array(due) + 15).tolist()
 
 
@@ -289,7 +277,7 @@ def test_smaller_files(option, share, allowed, run, photos, tmp_path, capsys):
     before, after = ask(full, images), ask(small, images)
     assert {k: v.dtype for k, v in before.items()} == {k: v.dtype for k, v in after.items()}
     assert 0 < np.abs(before["probas"] - after["probas"]).max() < allowed
-    assert after["age"].tolist() == [slow_interval(p, "coral")[0] + 21 for p in after["probas"]]
+    assert after["age"].tolist() == [slow_decoding(p, "coral")[0] + 21 for p in after["probas"]]
     off = np.abs(before["age"] - after["age"])
     maes = [np.abs(found["age"] - table["age"].to_numpy() - 21).mean() for found in (before, after)]
     cost = f"of 10 photos, {(off > 0).mean():.1%} of the ages change, all by {off.mean():.3f} years"
@@ -302,7 +290,7 @@ def test_smaller_files(option, share, allowed, run, photos, tmp_path, capsys):
     assert kinds.count("Conv") == 36 and ("QuantizeLinear" in kinds) == (option == "int8")
 
 
-def test_at_most_some_photos_are_looked_at(run, photos, tmp_path, capsys, monkeypatch):
+def test_at_most_some_photos_are_looked_at(run, photos, monkeypatch):
     """They are drawn from all of them, and their ages with them."""
     monkeypatch.setattr(export, "MOST", 4)
     model = predict.load(run)
@@ -384,10 +372,6 @@ def test_framing(dataset, size):
 # ---- Refusals
 
 
-def contents(folder):
-    return {path: path.is_file() and path.read_bytes() for path in folder.rglob("*")}
-
-
 def refused(code, message, capsys, folder, *words):
     """One line that holds ``message``, and nothing changed in ``folder``."""
     before = contents(folder)
@@ -460,7 +444,7 @@ def test_bad_places(run, tmp_path, capsys):
 
 
 @pytest.mark.skipif(not hasattr(os, "geteuid"), reason="no POSIX users here")
-def test_no_permission_to_write(run, capsys):
+def test_no_permission_to_write(capsys):
     """Said before the network is read, which here could not be."""
     with tempfile.TemporaryDirectory() as name:
         os.chmod(name, 0o555)

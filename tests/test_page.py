@@ -40,7 +40,7 @@ VISITORS = 16
 
 
 @contextmanager
-def serving(run, temporary, *words):
+def serving(run, temporary, *words, **options):
     """page.py with a temporary folder of its own, at any port; nothing is left there when it ends,
     nor is anything printed but what is known."""
     temporary.mkdir()
@@ -51,6 +51,7 @@ def serving(run, temporary, *words):
         stderr=subprocess.PIPE,
         text=True,
         env={**os.environ, "TMPDIR": str(temporary)},
+        **options,
     )
     try:
         head = [process.stdout.readline() for _ in range(3)]
@@ -179,14 +180,16 @@ def test_a_large_photo_turned_by_its_camera(server, model, tmp_path):
 
 
 def test_a_video(server, run, tmp_path):
-    """The tracks and the copy of predict.py, and progress."""
+    """The tracks and the copy of predict.py, what it lacks, which is told nobody else (see
+    serving()), and progress."""
     film = tmp_path / "film.mp4"
     gap = [Image.new("RGB", (200, 128))] * 12
-    save_video(film, [*moving(6), *gap, *moving(6)], rate=5)
+    save_video(film, [*moving(6), *gap, *moving(6)], rate=5, sound=True)
     assert call(film, "--run", run, "--out", tmp_path / "out") == 0
     _, tracks = split(table(tmp_path / "out"))
     status, [found], copy = post(server, film.read_bytes())
-    assert status == 200 and found["notes"] == [] and len(tracks) == 2
+    assert status == 200 and found["notes"] == ["the marked copy is without its sound"]
+    assert len(tracks) == 2
     for told, row in zip(found["tracks"], tracks, strict=True):
         age, years, gender = told.pop("words")
         assert age.split()[0] == row["age"] and years == f"{row['age_low']}-{row['age_high']}"
@@ -305,6 +308,18 @@ def test_too_large(server):
     with start(server, b"", LARGEST) as connection:
         connection.shutdown(socket.SHUT_WR)
         assert connection.makefile("rb").read() == b""
+
+
+def test_full_disk(run, tmp_path):
+    """The limit on a file's size stands for it: a line, in the answer alone (see serving())."""
+    resource = pytest.importorskip("resource")
+
+    def limit():
+        resource.setrlimit(resource.RLIMIT_FSIZE, (10**6, 10**6))
+
+    with serving(run, tmp_path / "temporary", preexec_fn=limit) as server:
+        assert post(server, bytes(10**7))[:2] == (507, [{"error": "File too large"}])
+        assert post(server, saved(FACE))[0] == 200
 
 
 # ---- Several at once
@@ -439,7 +454,7 @@ def articles(page, count):
 
 
 def test_a_photo_in_the_browser(page, model, tmp_path):
-    """Figures, bars and picture are predict.py's."""
+    """Figures, bars and picture are predict.py's; removed, they take no memory."""
     ASTRONAUT.save(tmp_path / "astronaut.png")
     page.set_input_files("#files", tmp_path / "astronaut.png")
     [article] = articles(page, 1)
@@ -466,8 +481,10 @@ def test_a_photo_in_the_browser(page, model, tmp_path):
     assert shade[1] == pytest.approx(step * (face["age_high"] - face["age_low"] + 1), abs=0.1)
     image = article.locator("img")
     assert image.evaluate("one => one.decode().then(() => one.naturalWidth)") == 512
+    page.evaluate("URL.revokeObjectURL = (url) => { window.freed = url }")
+    copy = image.get_attribute("src")
     article.locator("button").click()
-    assert page.locator("article").count() == 0
+    assert page.locator("article").count() == 0 and page.evaluate("freed") == copy
 
 
 DROP = """(target, files) => {
@@ -525,7 +542,7 @@ def test_a_video_in_the_browser(page, run, tmp_path):
 
 def test_stop_and_camera(page, server, long_film, tmp_path):
     """A video is stopped by its button; then a photo is taken, whose face is where the camera
-    shows it."""
+    shows it, and which no second click leaves on."""
     (tmp_path / "long.mp4").write_bytes(long_film)
     page.set_input_files("#files", tmp_path / "long.mp4")
     page.get_by_text(re.compile(r"^\d+ of 400 pictures$")).wait_for()
@@ -536,6 +553,10 @@ def test_stop_and_camera(page, server, long_film, tmp_path):
 
     page.get_by_role("button", name="Use the camera").click()
     film = page.locator("#camera video")
+    film.wait_for()
+    camera = film.evaluate_handle("one => one.srcObject")
+    page.get_by_role("button", name="Use the camera").click()
+    wait_until(lambda: not camera.evaluate("one => one.active"))
     film.evaluate("one => new Promise(done => one.requestVideoFrameCallback(done))")
     page.get_by_role("button", name="Take the photo").click()
     photo, _ = articles(page, 2)

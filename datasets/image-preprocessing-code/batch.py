@@ -23,26 +23,16 @@ from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 
-import numpy as np
-from PIL import ExifTags, Image, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 from tqdm import tqdm
 
 sys.path.append(str(Path(__file__).resolve().parents[2] / "model-code"))
+import media
 from whole_files import written
 
 SUFFIXES = (".jpg", ".jpeg", ".png")
 # Those of the training scripts; named, as Pillow would start another program for some others (EPS).
 FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", "PPM", "JPEG2000")
-# What stands an image of that EXIF orientation upright.
-TURNS = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
 
 warnings.simplefilter("error", Image.DecompressionBombWarning)  # rejects such an image
 
@@ -77,17 +67,6 @@ def one_line_errors(parser, out):
         sys.exit(130)
 
 
-def upright(image):
-    """The image turned by its EXIF orientation, whatever the other tags hold: they need not make
-    sense, and ImageOps.exif_transpose, which writes them anew, fails at some."""
-    image.load()  # Pillow turns a TIFF file while loading it, and forgets its orientation
-    try:
-        turn = TURNS.get(image.getexif().get(ExifTags.Base.Orientation))
-    except Exception:  # Pillow raises many kinds on damaged tags
-        turn = None
-    return image if turn is None else image.transpose(turn)
-
-
 def read_image(path):
     """The image as RGB, turned as its EXIF data says.
 
@@ -99,22 +78,11 @@ def read_image(path):
             # a TIFF file in mode I has 32 bits, or a sign; PNG and PGM files in it have 16 bits
             if image.mode == "F" or (image.mode == "I" and image.format == "TIFF"):
                 raise ValueError("floats or 32-bit integers; save it with 8 or 16 bits")
-            image = upright(image)
-            if image.mode.startswith("I"):  # 16 bits: convert would clip all above 255
-                image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
-            return image.convert("RGB")
+            return media.as_rgb(image, turn=True)
     except UnidentifiedImageError:
         raise ValueError("unreadable pixels: not an image") from None
     except Exception as error:  # Pillow's decoders raise many kinds on corrupt files
         raise ValueError(f"unreadable pixels: {' '.join(str(error).split())}") from None
-
-
-def write_jpeg(image, path, quality):
-    """Save with 4:2:0 colour; raises OSError if it cannot be written."""
-    encoded = io.BytesIO()  # Pillow does not notice when a full disk takes only part of a file
-    image.save(encoded, "JPEG", quality=quality, subsampling="4:2:0")
-    with written(path) as file:
-        file.write(encoded.getbuffer())
 
 
 def result_name(name):
@@ -156,7 +124,7 @@ def start(parser, args, settings, packages):
         parser.error(f"--workers {args.workers}: must be at least 1")
     for module, package in packages.items():
         if importlib.util.find_spec(module) is None:
-            parser.error(f"{package} is not installed: pip install -r requirements-extras.txt")
+            parser.error(f"{package} is not installed: {media.EXTRAS}")
     names = sorted(
         entry.name
         for entry in os.scandir(args.images)

@@ -76,7 +76,7 @@ def preprocess(source, target, pad):
         image = crop(pixels, box, pad)
     except ValueError as reason:
         return {"file": source.name, "rejected": str(reason)}
-    batch.write_jpeg(image, target, quality=95)
+    batch.media.write_jpeg(image, target, quality=95)
 
 
 def main(argv=None):

@@ -109,7 +109,7 @@ def preprocess(source, target, points, mean):
         image = batch.read_image(source)
     except ValueError as reason:
         return {"file": source.name, "rejected": str(reason)}
-    batch.write_jpeg(align(image, points, mean), target, quality=75)
+    batch.media.write_jpeg(align(image, points, mean), target, quality=75)
 
 
 def main(argv=None):
