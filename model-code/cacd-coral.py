@@ -388,7 +388,6 @@ def train(model, splits, args, device, checkpoint=None):
 
     for epoch in range(progress["epoch"], args.epochs):
         state.network.train()
-        state.rng = torch.get_rng_state()  # a resumed epoch draws order and crops from it again
         title, wait_began = f"epoch {epoch + 1}/{args.epochs}", time.monotonic()
         epoch_began = wait_began - progress["seconds"]
 
@@ -1009,13 +1008,13 @@ def training_state(model, splits, args, device, checkpoint):
         optimizer=optimizer,
         schedule=schedule,
         progress=progress,
-        rng=torch.get_rng_state(),  # when the epoch began
         # this process's part, summed over images; in double precision sums of float32 are exact,
         # so that it does not matter how a checkpoint shares them out
         epoch_cost=torch.zeros((), dtype=torch.float64, device=device),
     )
     if checkpoint:
         restore(checkpoint, args, state)
+    state.rng = torch.get_rng_state()  # a resumed epoch draws its order and crops from it again
     state.network = across_processes(model, device)
     state.saved = time.monotonic()
     state.began = state.saved - 60 * progress["minutes"]
