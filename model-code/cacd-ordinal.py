@@ -1103,8 +1103,6 @@ def earlier_run(argv, args):
         checkpoint = read_tensors(path) if resumable else None
         if checkpoint and checkpoint["run"] != [before["script"], before["seed"]]:
             raise ValueError("not a checkpoint of this run")
-        if checkpoint and "epoch_cost" not in checkpoint and "total" in checkpoint:
-            raise ValueError("written by an older version of the script, which can finish the run")
     with reading(path := args.outpath / "best_model.pt"):
         if checkpoint and checkpoint["progress"]["best"]:
             read_tensors(path)

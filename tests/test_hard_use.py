@@ -256,17 +256,6 @@ def test_resuming_where_other_things_are_gone(module, words, tmp_path, capsys):
     assert json.loads((out / "run.json").read_text())["status"] == "finished"
 
 
-def test_a_checkpoint_of_an_older_version(module, words, tmp_path, capsys):
-    module.evaluate_all = lambda *args: module.refuse("stopped", 1)
-    refusal(capsys, 1, module.main, words)
-    path = tmp_path / "run" / "checkpoint.pt"
-    state = torch.load(path, weights_only=True)
-    state["total"] = state.pop("epoch_cost")
-    torch.save(state, path)
-    err = refusal(capsys, 2, module.main, [*words, "--resume"])
-    assert "written by an older version of the script, which can finish the run" in err
-
-
 def test_names_that_begin_with_a_blank(module, tmp_path):
     """They are files' names; blanks that no file has are the table's."""
     image = next(module.IMAGE_PATH.rglob("*.jpg"))
