@@ -18,7 +18,7 @@ import pandas as pd
 import PIL.Image
 import pytest
 import torch
-from conftest import ROOT, load, read_split
+from conftest import ROOT, load, read_split, run
 from torch import nn
 
 AFAD = ROOT / "model-code" / "afad-coral.py"
@@ -392,18 +392,16 @@ def test_a_clone_through_a_link_with_odd_names(words, tmp_path):
     assert "Output Path: l\\udce4uft ä/run 1\n" in log.read_text(encoding="utf-8")
 
 
-# Many
-
-
 def test_help_in_a_folder_with_a_percent_sign(tmp_path):
-    (tmp_path / "50%done").mkdir()
-    script = shutil.copy(AFAD, tmp_path / "50%done")
-    result = subprocess.run([sys.executable, script, "--help"], capture_output=True, text=True)
+    """The default paths, which hold it, are in the help."""
+    folder = tmp_path / "50%done" / "model-code"
+    folder.mkdir(parents=True)
+    result = run(shutil.copy(AFAD, folder), "--help", COLUMNS="999")
     assert (result.returncode, result.stderr) == (0, "")
-    assert "50%done" not in result.stdout.splitlines()[0] and "--train_csv" in result.stdout
+    assert "/50%done/datasets/sample/afad/train.csv)" in result.stdout
 
 
-def test_predictions_of_odd_names_on_an_ascii_terminal(module, words, tmp_path):
+def test_predictions_of_odd_names_on_an_ascii_terminal(tmp_path):
     """Running to its end, with the name in the list of predictions."""
     faces = tmp_path / "faces"
     faces.mkdir()
@@ -411,17 +409,18 @@ def test_predictions_of_odd_names_on_an_ascii_terminal(module, words, tmp_path):
     shutil.copy(SAMPLE / "images" / image, faces / "照片.jpg")
     script = load(AFAD)
     torch.save(script.ResNet34().state_dict(), tmp_path / "weights.pt")
-    result = subprocess.run(
-        [sys.executable, ROOT / "model-code" / "predict.py", "--weights", tmp_path / "weights.pt"]
-        + ["--script", "afad-coral.py", "--image_size", "33", "--crops", faces]
-        + ["--out", tmp_path / "out"],
-        env={**os.environ, "PYTHONIOENCODING": "ascii", "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
+    result = run(
+        *(ROOT / "model-code" / "predict.py", "--weights", tmp_path / "weights.pt"),
+        *("--script", "afad-coral.py", "--image_size", "33", "--crops", faces),
+        *("--out", tmp_path / "out"),
+        PYTHONIOENCODING="ascii",
     )
     assert (result.returncode, result.stderr) == (0, "")
     assert "  1  " in result.stdout and r"\u7167\u7247.jpg" + "\n" in result.stdout
     assert "照片.jpg" in (tmp_path / "out" / "predictions.csv").read_text(encoding="utf-8")
+
+
+# Many
 
 
 @linux
