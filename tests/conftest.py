@@ -53,6 +53,26 @@ def run(script, *args, cwd=None, **env):
     )
 
 
+PATIENCE = 600  # seconds until a test gives up on a process: what hangs fails
+
+
+def begin(*command):
+    """The command in a process of its own, on one core."""
+    return subprocess.Popen(
+        list(map(str, command)),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+
+
+def costs(out):
+    """The cost lines of the log in a run folder, or none yet."""
+    log = out / "training.log"
+    return re.findall("^Epoch: .*", log.read_text(), re.M) if log.exists() else []
+
+
 def chromium():
     """The path of a browser, or None."""
     names = map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))

@@ -18,7 +18,7 @@ import pandas as pd
 import PIL.Image
 import pytest
 import torch
-from conftest import ROOT, load, read_split, run
+from conftest import ROOT, begin, load, read_split, run
 from torch import nn
 
 AFAD = ROOT / "model-code" / "afad-coral.py"
@@ -426,16 +426,7 @@ def test_predictions_of_odd_names_on_an_ascii_terminal(tmp_path):
 @linux
 def test_two_runs_into_one_outpath(words, tmp_path):
     """One wins, the other is refused and changes nothing."""
-    runs = [
-        subprocess.Popen(
-            [sys.executable, AFAD, *words, "--epochs=1"],
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
-            stderr=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        for _ in range(2)
-    ]
+    runs = [begin(sys.executable, AFAD, *words, "--epochs=1") for _ in range(2)]
     ends = sorted((run.communicate()[1], run.returncode) for run in runs)
     assert ends[0] == ("", 0)
     assert ends[1][1] == 2 and ends[1][0].count("\n") == 1
