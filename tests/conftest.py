@@ -42,6 +42,16 @@ def read_split(module, csv, images, gender=0):
     return module.read_split(csv, module.parse_settings(options))
 
 
+def first_rows(dataset, folder, **rows):
+    """CSVs of the sample's first rows, train=9 say, in ``folder``: the options that name them."""
+    sample = ROOT / "datasets" / "sample" / dataset
+    for name, count in rows.items():
+        lines = (sample / f"{name}.csv").read_text().splitlines(keepends=True)
+        (folder / f"{name}.csv").write_text("".join(lines[: count + 1]))
+    csvs = [f"--{name}_csv={folder / name}.csv" for name in rows]
+    return [*csvs, f"--image_path={sample / 'images'}"]
+
+
 def run(script, *args, cwd=None, **env):
     """``python script args`` as a user would start it; CompletedProcess with text output."""
     return subprocess.run(

@@ -6,7 +6,7 @@ import pandas as pd
 import PIL.Image
 import pytest
 import torch
-from conftest import ROOT, load, read_split
+from conftest import ROOT, first_rows, load, read_split
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
@@ -35,12 +35,9 @@ def settings(tmp_path, **changes):
 
 def small_splits(module, tmp_path, train=21, test=10):
     """The first rows of the sample's two CSVs, decoded."""
-    splits = {}
-    for name, rows in (("train", train), ("test", test)):
-        csv = tmp_path / f"{name}.csv"
-        source = {"train": module.TRAIN_CSV_PATH, "test": module.TEST_CSV_PATH}[name]
-        csv.write_text("".join(source.open().readlines()[: rows + 1]))
-        splits[name] = read_split(module, csv, module.IMAGE_PATH)
+    first_rows(module.DATASET, tmp_path, train=train, test=test)
+    csvs = {name: tmp_path / f"{name}.csv" for name in ("train", "test")}
+    splits = {name: read_split(module, csv, module.IMAGE_PATH) for name, csv in csvs.items()}
     module.load_pixels(splits, settings(tmp_path))
     return splits
 

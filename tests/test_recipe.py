@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, SCRIPTS, load
+from conftest import ROOT, SCRIPTS, first_rows, load
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.functional import affine
 
@@ -41,13 +41,9 @@ def test_the_papers_column(script):
 
 def tiny_run(out, *options, module=None):
     """run.json's settings, and the weights, of a run on a few drawn faces."""
-    sample = ROOT / "datasets" / "sample" / "afad"
-    for name, rows in (("train", 9), ("test", 5)):
-        lines = (sample / f"{name}.csv").read_text().splitlines(keepends=True)
-        (out.parent / f"{name}.csv").write_text("".join(lines[: rows + 1]))
-    csvs = [f"--{name}_csv={out.parent / name}.csv" for name in ("train", "test")]
     tiny = ["--seed=1", "--epochs=2", "--batch_size=4", "--image_size=40"]
-    (module or load(SCRIPT)).main([f"--outpath={out}", *csvs, *tiny, *options])
+    tiny += first_rows("afad", out.parent, train=9, test=5)
+    (module or load(SCRIPT)).main([f"--outpath={out}", *tiny, *options])
     return json.loads((out / "run.json").read_text())["settings"], (out / "model.pt").read_bytes()
 
 
