@@ -12,8 +12,8 @@ Draws 2,000 JPEGs of 200x200 pixels and measures on them, in five alternating ro
 medians are printed (with the lowest and highest in brackets): the input, the training step at
 120x120 pixels, that of the fast recipe at 64x64 in float32 and bfloat16, and this machine's
 matrix multiplication; then one epoch of the script and one of the plain loop, each in a process of
-its own. The plain loop decodes, resizes and crops every image
-in every epoch, in 4 worker processes. Needs Linux and an otherwise idle machine.
+its own. The plain loop decodes, resizes and crops every image in every epoch, in 4 worker
+processes. Needs Linux and an otherwise idle machine.
 
 --predict measures predict.py on such JPEGs as crops and on 90 frames of 640x360 pixels with
 a real face, H.264, with the network's input of 120x120 pixels, and tells where the time goes. With
@@ -54,7 +54,6 @@ from torchvision import transforms
 
 SCRIPT = ROOT / "model-code" / "utk-coral.py"
 CPU, ROUNDS = torch.device("cpu"), 5
-GFLOP = 6.78  # of an image, forward and backward, at 120x120
 
 
 class Images(Dataset):
@@ -137,12 +136,14 @@ def input_rates(module, split, args, folder):
     )
 
 
-def first_rows(split, count):
-    """The first rows of a split, as a split."""
-    few = argparse.Namespace(**vars(split))
-    for name in ("files", "pixels", "labels", "genders"):
-        setattr(few, name, getattr(split, name)[:count])
-    return few
+def repeated(split, count):
+    """A split of ``count`` rows: the first of ``split``, and from its end on they come again."""
+    new = argparse.Namespace(**vars(split))
+    rows = np.arange(count) % len(split.files)
+    new.files = [split.files[row] for row in rows]
+    for name in ("pixels", "labels", "genders"):
+        setattr(new, name, getattr(split, name)[rows])
+    return new
 
 
 def train_rate(module, model, split, args, folder):
@@ -153,25 +154,25 @@ def train_rate(module, model, split, args, folder):
 
 def fast_step_rates(module, options, folder):
     """Steps of the fast recipe, two a round: as it is, in bfloat16, and with larger batches."""
-    kinds = {}
+    args = module.parse_settings([*options, "--recipe=fast", "--epochs=1", f"--outpath={folder}"])
+    split, kinds = module.read_split(args.train_csv, args), {}
+    module.load_pixels({"train": split}, args)
     for batch_size in (64, 128):
         for amp in (0, 1):
-            words = [*options, "--recipe=fast", f"--batch_size={batch_size}", f"--amp={amp}"]
-            args = module.parse_settings([*words, "--epochs=1", f"--outpath={folder}"])
-            split = first_rows(module.read_split(args.train_csv, args), 2 * batch_size)
-            module.load_pixels({"train": split}, args)
+            own = argparse.Namespace(**vars(args) | {"batch_size": batch_size, "amp": amp})
+            few = repeated(split, 2 * batch_size)
             model = module.ResNet34().to(memory_format=torch.channels_last)
             name = f"--recipe fast --batch_size {batch_size} --amp {amp}"
-            kinds[name] = functools.partial(train_rate, module, model, split, args, folder)
+            kinds[name] = functools.partial(train_rate, module, model, few, own, folder)
     return rounds(kinds)
 
 
 def step_rates(module, split, args, folder):
     """Two steps a round. The plain loop gets its batches ready made; this script's loop is its own
     train(), which makes them as it goes."""
-    few, ready = first_rows(split, 2 * args.batch_size), []
-    for _, mine, _, images in module.batches(few, args, True):
-        ready.append((module.to_device(images, CPU, args), few.labels[mine]))
+    few, ready = repeated(split, 2 * args.batch_size), []
+    for _, rows, _, images in module.batches(few, args, True):
+        ready.append((module.to_device(images, CPU, args), few.labels[rows]))
     models = {last: module.ResNet34() for last in (0, 1)}
     models[1].to(memory_format=torch.channels_last)
 
@@ -300,16 +301,6 @@ def step_gflop(module, size):
     with FlopCounterMode(display=False) as counter:
         module.ResNet34()(torch.rand(2, 3, size, size))[0].sum().backward()
     return counter.get_total_flops() / 2 / 1e9
-
-
-def repeated(split, count):
-    """A split of ``count`` rows, those of ``split`` again and again."""
-    many = argparse.Namespace(**vars(split))
-    rows = np.arange(count) % len(split.files)
-    many.files = [split.files[row] for row in rows]
-    for name in ("pixels", "labels", "genders"):
-        setattr(many, name, getattr(split, name)[rows])
-    return many
 
 
 def device_step_rate(module, split, args, device, precision, steps):
@@ -587,11 +578,12 @@ def main():
         show("Matrix multiplication", peak, "GFLOP/s")
         [product] = map(statistics.median, peak.values())
         plain = statistics.median(steps["plain loop, batches ready made"])
+        gflop = step_gflop(module, 120)
         show(
-            f"Training step, {GFLOP} GFLOP an image",
+            f"Training step, {gflop:.2f} GFLOP an image",
             steps,
             "images/s",
-            lambda m: f"{m / plain:6.3f} x plain loop, {m * GFLOP / product:4.0%} of the product",
+            lambda m: f"{m / plain:6.3f} x plain loop, {m * gflop / product:4.0%} of the product",
         )
         [base, *_] = map(statistics.median, fast.values())
         show("Training step at 64x64", fast, "images/s", lambda m: f"{m / base:6.3f} x the first")

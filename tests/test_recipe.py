@@ -4,6 +4,7 @@ import json
 import math
 from types import SimpleNamespace
 
+import benchmark
 import numpy as np
 import pytest
 import torch
@@ -64,6 +65,22 @@ def test_the_tables_rows_are_all_that_changes(tmp_path):
     assert tiny_run(tmp_path / "flags", *flags)[1] == weights
     # and the same seed gives the same weights
     assert tiny_run(tmp_path / "again", "--recipe=fast")[1] == weights
+
+
+def test_the_benchmarks_steps(tmp_path, monkeypatch):
+    """Two batches each, of the images that there are again and again, in float32 and bfloat16."""
+    module, words, seen = load(SCRIPT), first_rows("afad", tmp_path, train=5, test=1), []
+    monkeypatch.setattr(benchmark, "ROUNDS", 1)
+    monkeypatch.setattr(benchmark, "train_rate", lambda *given: seen.append(given) or 7.0)
+    rates = benchmark.fast_step_rates(module, [*words, "--seed=1"], tmp_path)
+    assert list(rates.values()) == [[7.0]] * 4
+    kinds = [(args.batch_size, args.amp) for _, _, _, args, _ in seen]
+    assert kinds == [(64, 0), (64, 1), (128, 0), (128, 1)]
+    for _, _, split, args, _ in seen:
+        count = 2 * args.batch_size
+        assert len(split.files) == len(split.labels) == len(split.genders) == count
+        assert split.pixels.shape == (count, 3, 68, 68)
+        assert (split.pixels[5:] == split.pixels[:-5]).all()
 
 
 @pytest.mark.parametrize("loss", ["ce", "coral", "ordinal"])
