@@ -830,7 +830,7 @@ def write_report(comparisons, notes, out):
                     plot(shown).savefig(file, format="png", dpi=120)
                 page.append(f'<figure><img src="{name}" alt="{plot.__doc__}">')
                 page.append(f"<figcaption>{plot.__doc__}</figcaption></figure>")
-    texts = [f"{to_markdown(tables[name])}\n{NOTES[name]}" for name in tables]
+    texts = [f"{to_markdown(tables[name])}\n{NOTES[name]}" for name in tables if len(tables[name])]
     texts += [html.escape(note) for note in notes]
     with written(out / "results.md") as file:
         file.write(encoded("\n\n".join([*texts, ""])))

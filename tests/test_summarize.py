@@ -857,6 +857,8 @@ def test_a_report_on_unfinished_runs_alone(summarize, tmp_path, capsys):
     assert sorted(path.name for path in out.glob("*.png")) == ["1-curves.png", "2-curves.png"]
     page = (out / "index.html").read_text()
     assert page.count("<img") == 2 and "<table" not in page and "30 of 30 epochs done" in page
+    notes = (out / "results.md").read_text().split("\n\n")
+    assert [note.split(": ")[0] for note in notes] == [*map(str, runs), ""]
     comparisons, _ = read_all(summarize, runs)
     (pair,) = [groups for groups in comparisons if ("coral", 0) in groups]
     (panel,) = summarize.plot_curves(pair).axes
