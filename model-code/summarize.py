@@ -45,7 +45,7 @@ UTK_RACES = {"0": "White", "1": "Black", "2": "Asian", "3": "Indian", "4": "othe
 # unknown here counts, so that it splits a group in sight rather than being averaged over unseen.
 NOT_COMPARED = set(
     "seed imp_weight gender outpath cuda cache_dir checkpoint_minutes log_every resume overwrite "
-    "train_csv test_csv valid_csv image_path".split()
+    "train_csv test_csv valid_csv image_path trust_csv skip_missing".split()
 )
 # 97.5 % points of Student's t for 1 to 10 degrees of freedom; the last also serves for more.
 T_975 = [12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228]

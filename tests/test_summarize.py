@@ -748,7 +748,8 @@ def test_what_is_averaged(summarize, tmp_path):
     def made(**options):
         return write_run(tmp_path / f"run{next(n)}", count=20, **options)
 
-    same = [made(), made(seed=1, log_every=2), made(seed=2, cuda=0, cache_dir="elsewhere")]
+    same = [made(), made(seed=1, log_every=2, trust_csv=1, skip_missing=1)]
+    same.append(made(seed=2, cuda=0, cache_dir="elsewhere"))
     comparisons, notes = read_all(summarize, same)
     assert keys(comparisons) == [("morph2", "last", ("coral", 0), [0, 1, 2])] and not notes
     weighted = [made(imp_weight=1), made(loss="ce"), made(loss="ordinal")]
