@@ -409,8 +409,8 @@ def trained_alike(groups, result):
 
 def having(groups, name):
     """``groups`` with only those of their results that hold ``name``, and without empty groups."""
-    having = {key: [result for result in group if name in result] for key, group in groups.items()}
-    return {key: group for key, group in having.items() if group}
+    held = {key: [result for result in group if name in result] for key, group in groups.items()}
+    return {key: group for key, group in held.items() if group}
 
 
 def first_of(groups):

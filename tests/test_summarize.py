@@ -513,7 +513,7 @@ def test_markdown_and_page_say_the_same_as_the_csv(full_report):
     assert page.count("<img") == len(list(report.glob("*.png"))) == 6 + 6 + 5
 
 
-def test_printed_tables(full_report, capsys, summarize):
+def test_printed_tables(full_report):
     """The CSV's figures in Markdown on stdout, the notes on stderr; nothing is written."""
     report, runs = full_report
     before = {path: path.stat().st_mtime_ns for path in report.parent.rglob("*")}
