@@ -44,11 +44,11 @@ from pathlib import Path
 from unittest import mock
 
 import numpy as np
-import pandas as pd
 import PIL.Image
 import torch
 from conftest import ROOT, load
-from torch.utils.data import DataLoader, Dataset
+from plain import Images
+from torch.utils.data import DataLoader
 from torch.utils.flop_counter import FlopCounterMode
 from torchvision import transforms
 
@@ -56,25 +56,9 @@ SCRIPT = ROOT / "model-code" / "utk-coral.py"
 CPU, ROUNDS = torch.device("cpu"), 5
 
 
-class Images(Dataset):
-    """Image and label of each row of a CSV, decoded when asked for."""
-
-    def __init__(self, folder):
-        self.table, self.folder = pd.read_csv(folder / "train.csv"), folder / "images"
-        crop = transforms.RandomCrop((120, 120))
-        steps = [transforms.Resize((128, 128)), crop, transforms.ToTensor()]
-        self.transform = transforms.Compose(steps)
-
-    def __len__(self):
-        return len(self.table)
-
-    def __getitem__(self, row):
-        with PIL.Image.open(self.folder / self.table["file"].iloc[row]) as image:
-            return self.transform(image), int(self.table["age"].iloc[row])
-
-
-def plain_loader(folder, batch_size):
-    return DataLoader(Images(folder), batch_size, shuffle=True, num_workers=4)
+def plain_loader(module, folder, batch_size):
+    images = Images(module, folder / "train.csv", folder / "images", transforms.RandomCrop)
+    return DataLoader(images, batch_size, shuffle=True, num_workers=4)
 
 
 def plain_loop(module, model, loader, first_step=lambda: None, device=CPU):
@@ -128,7 +112,7 @@ def input_rates(module, split, args, folder):
     return rounds(
         {  # the workers of the DataLoader are started before its clock
             "DataLoader, 4 workers, float batch": lambda: rate(
-                count, iter(plain_loader(folder, args.batch_size))
+                count, iter(plain_loader(module, folder, args.batch_size))
             ),
             "this script, uint8 batch": lambda: rate(count, module.batches(split, args, True)),
             "this script, float batch": lambda: rate(count, floats()),
@@ -354,7 +338,7 @@ def device_step_rates(module, options, folder, device, steps):
 def device_epochs(module, folder, options, device, batch_size):
     """Seconds of the second epoch, and of waiting for data in it, of the plain loop and the
     script."""
-    model, loader = module.ResNet34().to(device), plain_loader(folder, batch_size)
+    model, loader = module.ResNet34().to(device), plain_loader(module, folder, batch_size)
     found = {}
     for _ in range(2):
         seconds = collections.Counter()
@@ -540,7 +524,7 @@ def main():
     if given.cuda is not None:  # refuses a device that is not there
         module.parse_settings([f"--cuda={given.cuda}", "--outpath=unused"])
     if given.plain:
-        loader = plain_loader(given.plain, given.batch_size)
+        loader = plain_loader(module, given.plain, given.batch_size)
         plain_loop(module, module.ResNet34(), loader, (given.plain / "begun").touch)
         return
     if given.onnx:
