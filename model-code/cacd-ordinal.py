@@ -588,16 +588,15 @@ def parse_settings(argv, earlier=None):
     # what is not given; an option that the earlier run did not know was as in the paper for it
     earlier = earlier or {}
     args.recipe = args.recipe or earlier.get("recipe", "paper")
-    for name, (paper, fast, *_) in SETTINGS.items():
-        if getattr(args, name) is None:
-            default = fast if args.recipe == "fast" and not earlier else paper
-            value = earlier.get(name, default)
-            setattr(args, name, Path(value) if name in PATHS and value is not None else value)
-
-    for name, (*_, low, high, _) in SETTINGS.items():
+    for name, (paper, fast, low, high, _) in SETTINGS.items():
         value = getattr(args, name)
+        if value is None:
+            value = earlier.get(name, fast if args.recipe == "fast" and not earlier else paper)
+            value = Path(value) if name in PATHS and value is not None else value
+            setattr(args, name, value)
         right = name in PATHS or low <= value <= high
         need(right, f"--{name} {value}: must be from {low} to {high}")
+
     need(
         task_importance_weights or not args.imp_weight,
         f"--imp_weight 1: {LOSS} has no tasks to weigh; leave it out",
