@@ -11,11 +11,9 @@ from pathlib import Path
 import matplotlib
 import numpy as np
 import pandas as pd
+from matplotlib.figure import Figure
+from matplotlib.patches import Circle, Rectangle
 from PIL import Image
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt  # noqa: E402
-from matplotlib.patches import Circle, Rectangle  # noqa: E402
 
 HERE = Path(__file__).resolve().parent
 SAMPLE = HERE.parent / "datasets" / "sample" / "utk"
@@ -26,9 +24,9 @@ WIDTH, HEIGHT = 1400, 800
 INK, GREY, PALE = "#222222", "#666666", "#cfcfcf"
 BLUE, LIGHT_BLUE, VERMILION = "#0072b2", "#cce3f0", "#d55e00"  # Okabe and Ito's, colour-blind-safe
 
-plt.rcParams.update({"font.size": 15, "text.color": INK, "axes.edgecolor": GREY})
-plt.rcParams.update({"axes.spines.top": False, "axes.spines.right": False})
-figure = plt.figure(figsize=(WIDTH / 100, HEIGHT / 100), dpi=100)
+matplotlib.rcParams.update({"font.size": 15, "text.color": INK, "axes.edgecolor": GREY})
+matplotlib.rcParams.update({"axes.spines.top": False, "axes.spines.right": False})
+figure = Figure(figsize=(WIDTH / 100, HEIGHT / 100), dpi=100)
 page = figure.add_axes((0, 0, 1, 1), xlim=(0, WIDTH), ylim=(0, HEIGHT))
 page.axis("off")
 

@@ -388,7 +388,6 @@ def train(model, splits, args, device, checkpoint=None):
 
     for epoch in range(progress["epoch"], args.epochs):
         state.network.train()
-        state.rng = torch.get_rng_state()  # a resumed epoch draws order and crops from it again
         title, wait_began = f"epoch {epoch + 1}/{args.epochs}", time.monotonic()
         epoch_began = wait_began - progress["seconds"]
 
@@ -589,16 +588,15 @@ def parse_settings(argv, earlier=None):
     # what is not given; an option that the earlier run did not know was as in the paper for it
     earlier = earlier or {}
     args.recipe = args.recipe or earlier.get("recipe", "paper")
-    for name, (paper, fast, *_) in SETTINGS.items():
-        if getattr(args, name) is None:
-            default = fast if args.recipe == "fast" and not earlier else paper
-            value = earlier.get(name, default)
-            setattr(args, name, Path(value) if name in PATHS and value is not None else value)
-
-    for name, (*_, low, high, _) in SETTINGS.items():
+    for name, (paper, fast, low, high, _) in SETTINGS.items():
         value = getattr(args, name)
+        if value is None:
+            value = earlier.get(name, fast if args.recipe == "fast" and not earlier else paper)
+            value = Path(value) if name in PATHS and value is not None else value
+            setattr(args, name, value)
         right = name in PATHS or low <= value <= high
         need(right, f"--{name} {value}: must be from {low} to {high}")
+
     need(
         task_importance_weights or not args.imp_weight,
         f"--imp_weight 1: {LOSS} has no tasks to weigh; leave it out",
@@ -1009,13 +1007,13 @@ def training_state(model, splits, args, device, checkpoint):
         optimizer=optimizer,
         schedule=schedule,
         progress=progress,
-        rng=torch.get_rng_state(),  # when the epoch began
         # this process's part, summed over images; in double precision sums of float32 are exact,
         # so that it does not matter how a checkpoint shares them out
         epoch_cost=torch.zeros((), dtype=torch.float64, device=device),
     )
     if checkpoint:
         restore(checkpoint, args, state)
+    state.rng = torch.get_rng_state()  # a resumed epoch draws its order and crops from it again
     state.network = across_processes(model, device)
     state.saved = time.monotonic()
     state.began = state.saved - 60 * progress["minutes"]
@@ -1104,8 +1102,6 @@ def earlier_run(argv, args):
         checkpoint = read_tensors(path) if resumable else None
         if checkpoint and checkpoint["run"] != [before["script"], before["seed"]]:
             raise ValueError("not a checkpoint of this run")
-        if checkpoint and "epoch_cost" not in checkpoint and "total" in checkpoint:
-            raise ValueError("written by an older version of the script, which can finish the run")
     with reading(path := args.outpath / "best_model.pt"):
         if checkpoint and checkpoint["progress"]["best"]:
             read_tensors(path)

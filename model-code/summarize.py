@@ -45,7 +45,7 @@ UTK_RACES = {"0": "White", "1": "Black", "2": "Asian", "3": "Indian", "4": "othe
 # unknown here counts, so that it splits a group in sight rather than being averaged over unseen.
 NOT_COMPARED = set(
     "seed imp_weight gender outpath cuda cache_dir checkpoint_minutes log_every resume overwrite "
-    "train_csv test_csv valid_csv image_path".split()
+    "train_csv test_csv valid_csv image_path trust_csv skip_missing".split()
 )
 # 97.5 % points of Student's t for 1 to 10 degrees of freedom; the last also serves for more.
 T_975 = [12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228]
@@ -409,8 +409,8 @@ def trained_alike(groups, result):
 
 def having(groups, name):
     """``groups`` with only those of their results that hold ``name``, and without empty groups."""
-    having = {key: [result for result in group if name in result] for key, group in groups.items()}
-    return {key: group for key, group in having.items() if group}
+    held = {key: [result for result in group if name in result] for key, group in groups.items()}
+    return {key: group for key, group in held.items() if group}
 
 
 def first_of(groups):
@@ -830,7 +830,7 @@ def write_report(comparisons, notes, out):
                     plot(shown).savefig(file, format="png", dpi=120)
                 page.append(f'<figure><img src="{name}" alt="{plot.__doc__}">')
                 page.append(f"<figcaption>{plot.__doc__}</figcaption></figure>")
-    texts = [f"{to_markdown(tables[name])}\n{NOTES[name]}" for name in tables]
+    texts = [f"{to_markdown(tables[name])}\n{NOTES[name]}" for name in tables if len(tables[name])]
     texts += [html.escape(note) for note in notes]
     with written(out / "results.md") as file:
         file.write(encoded("\n\n".join([*texts, ""])))

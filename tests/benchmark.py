@@ -12,8 +12,8 @@ Draws 2,000 JPEGs of 200x200 pixels and measures on them, in five alternating ro
 medians are printed (with the lowest and highest in brackets): the input, the training step at
 120x120 pixels, that of the fast recipe at 64x64 in float32 and bfloat16, and this machine's
 matrix multiplication; then one epoch of the script and one of the plain loop, each in a process of
-its own. The plain loop decodes, resizes and crops every image
-in every epoch, in 4 worker processes. Needs Linux and an otherwise idle machine.
+its own. The plain loop decodes, resizes and crops every image in every epoch, in 4 worker
+processes. Needs Linux and an otherwise idle machine.
 
 --predict measures predict.py on such JPEGs as crops and on 90 frames of 640x360 pixels with
 a real face, H.264, with the network's input of 120x120 pixels, and tells where the time goes. With
@@ -44,38 +44,21 @@ from pathlib import Path
 from unittest import mock
 
 import numpy as np
-import pandas as pd
 import PIL.Image
 import torch
 from conftest import ROOT, load
-from torch.utils.data import DataLoader, Dataset
+from plain import Images
+from torch.utils.data import DataLoader
 from torch.utils.flop_counter import FlopCounterMode
 from torchvision import transforms
 
 SCRIPT = ROOT / "model-code" / "utk-coral.py"
 CPU, ROUNDS = torch.device("cpu"), 5
-GFLOP = 6.78  # of an image, forward and backward, at 120x120
 
 
-class Images(Dataset):
-    """Image and label of each row of a CSV, decoded when asked for."""
-
-    def __init__(self, folder):
-        self.table, self.folder = pd.read_csv(folder / "train.csv"), folder / "images"
-        crop = transforms.RandomCrop((120, 120))
-        steps = [transforms.Resize((128, 128)), crop, transforms.ToTensor()]
-        self.transform = transforms.Compose(steps)
-
-    def __len__(self):
-        return len(self.table)
-
-    def __getitem__(self, row):
-        with PIL.Image.open(self.folder / self.table["file"].iloc[row]) as image:
-            return self.transform(image), int(self.table["age"].iloc[row])
-
-
-def plain_loader(folder, batch_size):
-    return DataLoader(Images(folder), batch_size, shuffle=True, num_workers=4)
+def plain_loader(module, folder, batch_size):
+    images = Images(module, folder / "train.csv", folder / "images", transforms.RandomCrop)
+    return DataLoader(images, batch_size, shuffle=True, num_workers=4)
 
 
 def plain_loop(module, model, loader, first_step=lambda: None, device=CPU):
@@ -129,7 +112,7 @@ def input_rates(module, split, args, folder):
     return rounds(
         {  # the workers of the DataLoader are started before its clock
             "DataLoader, 4 workers, float batch": lambda: rate(
-                count, iter(plain_loader(folder, args.batch_size))
+                count, iter(plain_loader(module, folder, args.batch_size))
             ),
             "this script, uint8 batch": lambda: rate(count, module.batches(split, args, True)),
             "this script, float batch": lambda: rate(count, floats()),
@@ -137,12 +120,14 @@ def input_rates(module, split, args, folder):
     )
 
 
-def first_rows(split, count):
-    """The first rows of a split, as a split."""
-    few = argparse.Namespace(**vars(split))
-    for name in ("files", "pixels", "labels", "genders"):
-        setattr(few, name, getattr(split, name)[:count])
-    return few
+def repeated(split, count):
+    """A split of ``count`` rows: the first of ``split``, and from its end on they come again."""
+    new = argparse.Namespace(**vars(split))
+    rows = np.arange(count) % len(split.files)
+    new.files = [split.files[row] for row in rows]
+    for name in ("pixels", "labels", "genders"):
+        setattr(new, name, getattr(split, name)[rows])
+    return new
 
 
 def train_rate(module, model, split, args, folder):
@@ -153,25 +138,25 @@ def train_rate(module, model, split, args, folder):
 
 def fast_step_rates(module, options, folder):
     """Steps of the fast recipe, two a round: as it is, in bfloat16, and with larger batches."""
-    kinds = {}
+    args = module.parse_settings([*options, "--recipe=fast", "--epochs=1", f"--outpath={folder}"])
+    split, kinds = module.read_split(args.train_csv, args), {}
+    module.load_pixels({"train": split}, args)
     for batch_size in (64, 128):
         for amp in (0, 1):
-            words = [*options, "--recipe=fast", f"--batch_size={batch_size}", f"--amp={amp}"]
-            args = module.parse_settings([*words, "--epochs=1", f"--outpath={folder}"])
-            split = first_rows(module.read_split(args.train_csv, args), 2 * batch_size)
-            module.load_pixels({"train": split}, args)
+            own = argparse.Namespace(**vars(args) | {"batch_size": batch_size, "amp": amp})
+            few = repeated(split, 2 * batch_size)
             model = module.ResNet34().to(memory_format=torch.channels_last)
             name = f"--recipe fast --batch_size {batch_size} --amp {amp}"
-            kinds[name] = functools.partial(train_rate, module, model, split, args, folder)
+            kinds[name] = functools.partial(train_rate, module, model, few, own, folder)
     return rounds(kinds)
 
 
 def step_rates(module, split, args, folder):
     """Two steps a round. The plain loop gets its batches ready made; this script's loop is its own
     train(), which makes them as it goes."""
-    few, ready = first_rows(split, 2 * args.batch_size), []
-    for _, mine, _, images in module.batches(few, args, True):
-        ready.append((module.to_device(images, CPU, args), few.labels[mine]))
+    few, ready = repeated(split, 2 * args.batch_size), []
+    for _, rows, _, images in module.batches(few, args, True):
+        ready.append((module.to_device(images, CPU, args), few.labels[rows]))
     models = {last: module.ResNet34() for last in (0, 1)}
     models[1].to(memory_format=torch.channels_last)
 
@@ -302,16 +287,6 @@ def step_gflop(module, size):
     return counter.get_total_flops() / 2 / 1e9
 
 
-def repeated(split, count):
-    """A split of ``count`` rows, those of ``split`` again and again."""
-    many = argparse.Namespace(**vars(split))
-    rows = np.arange(count) % len(split.files)
-    many.files = [split.files[row] for row in rows]
-    for name in ("pixels", "labels", "genders"):
-        setattr(many, name, getattr(split, name)[rows])
-    return many
-
-
 def device_step_rate(module, split, args, device, precision, steps):
     """Images per second of ``steps`` steps of train(), after half as many to warm up."""
     allow_tf32(precision)
@@ -363,7 +338,7 @@ def device_step_rates(module, options, folder, device, steps):
 def device_epochs(module, folder, options, device, batch_size):
     """Seconds of the second epoch, and of waiting for data in it, of the plain loop and the
     script."""
-    model, loader = module.ResNet34().to(device), plain_loader(folder, batch_size)
+    model, loader = module.ResNet34().to(device), plain_loader(module, folder, batch_size)
     found = {}
     for _ in range(2):
         seconds = collections.Counter()
@@ -549,7 +524,7 @@ def main():
     if given.cuda is not None:  # refuses a device that is not there
         module.parse_settings([f"--cuda={given.cuda}", "--outpath=unused"])
     if given.plain:
-        loader = plain_loader(given.plain, given.batch_size)
+        loader = plain_loader(module, given.plain, given.batch_size)
         plain_loop(module, module.ResNet34(), loader, (given.plain / "begun").touch)
         return
     if given.onnx:
@@ -587,11 +562,12 @@ def main():
         show("Matrix multiplication", peak, "GFLOP/s")
         [product] = map(statistics.median, peak.values())
         plain = statistics.median(steps["plain loop, batches ready made"])
+        gflop = step_gflop(module, 120)
         show(
-            f"Training step, {GFLOP} GFLOP an image",
+            f"Training step, {gflop:.2f} GFLOP an image",
             steps,
             "images/s",
-            lambda m: f"{m / plain:6.3f} x plain loop, {m * GFLOP / product:4.0%} of the product",
+            lambda m: f"{m / plain:6.3f} x plain loop, {m * gflop / product:4.0%} of the product",
         )
         [base, *_] = map(statistics.median, fast.values())
         show("Training step at 64x64", fast, "images/s", lambda m: f"{m / base:6.3f} x the first")

@@ -42,6 +42,16 @@ def read_split(module, csv, images, gender=0):
     return module.read_split(csv, module.parse_settings(options))
 
 
+def first_rows(dataset, folder, **rows):
+    """CSVs of the sample's first rows, train=9 say, in ``folder``: the options that name them."""
+    sample = ROOT / "datasets" / "sample" / dataset
+    for name, count in rows.items():
+        lines = (sample / f"{name}.csv").read_text().splitlines(keepends=True)
+        (folder / f"{name}.csv").write_text("".join(lines[: count + 1]))
+    csvs = [f"--{name}_csv={folder / name}.csv" for name in rows]
+    return [*csvs, f"--image_path={sample / 'images'}"]
+
+
 def run(script, *args, cwd=None, **env):
     """``python script args`` as a user would start it; CompletedProcess with text output."""
     return subprocess.run(
@@ -51,6 +61,26 @@ def run(script, *args, cwd=None, **env):
         cwd=cwd,
         env={**os.environ, **env},
     )
+
+
+PATIENCE = 600  # seconds until a test gives up on a process: what hangs fails
+
+
+def begin(*command):
+    """The command in a process of its own, on one core."""
+    return subprocess.Popen(
+        list(map(str, command)),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+
+
+def costs(out):
+    """The cost lines of the log in a run folder, or none yet."""
+    log = out / "training.log"
+    return re.findall("^Epoch: .*", log.read_text(), re.M) if log.exists() else []
 
 
 def chromium():

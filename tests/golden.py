@@ -18,17 +18,17 @@ import torch
 
 FIGURES = json.loads(Path(__file__).with_name("golden.json").read_text())
 FIGURES64 = json.loads(Path(__file__).with_name("golden64.json").read_text())
-FORMS = {  # data set: classes, youngest age, image width and height
-    "afad": (26, 15, 100, 110),
-    "cacd": (49, 14, 120, 120),
-    "morph2": (55, 16, 200, 240),
-    "utk": (40, 21, 200, 200),
+FORMS = {  # data set: classes, image width and height
+    "afad": (26, 100, 110),
+    "cacd": (49, 120, 120),
+    "morph2": (55, 200, 240),
+    "utk": (40, 200, 200),
 }
 
 
 def write_images(dataset, folder):
     """64 training and 16 test images with their CSVs; the options that point a script at them."""
-    classes, youngest, width, height = FORMS[dataset]
+    classes, width, height = FORMS[dataset]
     for split, count, first in (("train", 64, 0), ("test", 16, 1000)):
         rows = []
         for i in range(count):

@@ -6,25 +6,10 @@ import pandas as pd
 import PIL.Image
 import pytest
 import torch
-from conftest import ROOT, load, read_split
-from torch.utils.data import DataLoader, Dataset
+from conftest import ROOT, first_rows, load, read_split
+from plain import Images
+from torch.utils.data import DataLoader
 from torchvision import transforms
-
-
-class Images(Dataset):
-    """The images of a CSV, transformed."""
-
-    def __init__(self, module, split, crop):
-        first = [transforms.CenterCrop(140)] if module.DATASET == "morph2" else []
-        resize = [transforms.Resize((128, 128)), crop((120, 120)), transforms.ToTensor()]
-        self.files, self.transform = split.files, transforms.Compose([*first, *resize])
-
-    def __len__(self):
-        return len(self.files)
-
-    def __getitem__(self, row):
-        with PIL.Image.open(self.files[row]) as image:
-            return self.transform(image.convert("RGB")), row
 
 
 def settings(tmp_path, **changes):
@@ -35,12 +20,9 @@ def settings(tmp_path, **changes):
 
 def small_splits(module, tmp_path, train=21, test=10):
     """The first rows of the sample's two CSVs, decoded."""
-    splits = {}
-    for name, rows in (("train", train), ("test", test)):
-        csv = tmp_path / f"{name}.csv"
-        source = {"train": module.TRAIN_CSV_PATH, "test": module.TEST_CSV_PATH}[name]
-        csv.write_text("".join(source.open().readlines()[: rows + 1]))
-        splits[name] = read_split(module, csv, module.IMAGE_PATH)
+    first_rows(module.DATASET, tmp_path, train=train, test=test)
+    csvs = {name: tmp_path / f"{name}.csv" for name in ("train", "test")}
+    splits = {name: read_split(module, csv, module.IMAGE_PATH) for name, csv in csvs.items()}
     module.load_pixels(splits, settings(tmp_path))
     return splits
 
@@ -56,12 +38,10 @@ def test_against_data_loader(dataset, workers, tmp_path):
 
     torch.manual_seed(3)
     crops = {"train": transforms.RandomCrop, "test": transforms.CenterCrop}
-    loaders = {
-        name: DataLoader(
-            Images(module, splits[name], crop), 8, shuffle=name == "train", num_workers=workers
-        )
-        for name, crop in crops.items()
-    }
+    loaders = {}
+    for name, crop in crops.items():
+        images = Images(module, tmp_path / f"{name}.csv", module.IMAGE_PATH, crop)
+        loaders[name] = DataLoader(images, 8, shuffle=name == "train", num_workers=workers)
     for name in passes:
         expected += list(loaders[name])
 
@@ -70,10 +50,10 @@ def test_against_data_loader(dataset, workers, tmp_path):
         for _, rows, mine, images in module.batches(splits[name], args, name == "train"):
             assert mine == slice(0, len(rows))
             images = module.to_device(images, torch.device("cpu"), args)
-            found.append((images, torch.tensor(rows)))
-    assert [len(rows) for _, rows in found] == [8, 8, 5, 8, 2, 8, 8, 5, 8, 8, 5]
-    for (images, rows), (loader_images, loader_rows) in zip(found, expected, strict=True):
-        assert torch.equal(rows, loader_rows)
+            found.append((images, splits[name].labels[rows]))
+    assert [len(labels) for _, labels in found] == [8, 8, 5, 8, 2, 8, 8, 5, 8, 8, 5]
+    for (images, labels), (loader_images, loader_labels) in zip(found, expected, strict=True):
+        assert torch.equal(labels, loader_labels)
         assert torch.equal(images, loader_images)
 
 

@@ -18,7 +18,7 @@ import pandas as pd
 import PIL.Image
 import pytest
 import torch
-from conftest import ROOT, load, read_split
+from conftest import ROOT, begin, load, read_split, run
 from torch import nn
 
 AFAD = ROOT / "model-code" / "afad-coral.py"
@@ -256,17 +256,6 @@ def test_resuming_where_other_things_are_gone(module, words, tmp_path, capsys):
     assert json.loads((out / "run.json").read_text())["status"] == "finished"
 
 
-def test_a_checkpoint_of_an_older_version(module, words, tmp_path, capsys):
-    module.evaluate_all = lambda *args: module.refuse("stopped", 1)
-    refusal(capsys, 1, module.main, words)
-    path = tmp_path / "run" / "checkpoint.pt"
-    state = torch.load(path, weights_only=True)
-    state["total"] = state.pop("epoch_cost")
-    torch.save(state, path)
-    err = refusal(capsys, 2, module.main, [*words, "--resume"])
-    assert "written by an older version of the script, which can finish the run" in err
-
-
 def test_names_that_begin_with_a_blank(module, tmp_path):
     """They are files' names; blanks that no file has are the table's."""
     image = next(module.IMAGE_PATH.rglob("*.jpg"))
@@ -403,18 +392,16 @@ def test_a_clone_through_a_link_with_odd_names(words, tmp_path):
     assert "Output Path: l\\udce4uft ä/run 1\n" in log.read_text(encoding="utf-8")
 
 
-# Many
-
-
 def test_help_in_a_folder_with_a_percent_sign(tmp_path):
-    (tmp_path / "50%done").mkdir()
-    script = shutil.copy(AFAD, tmp_path / "50%done")
-    result = subprocess.run([sys.executable, script, "--help"], capture_output=True, text=True)
+    """The default paths, which hold it, are in the help."""
+    folder = tmp_path / "50%done" / "model-code"
+    folder.mkdir(parents=True)
+    result = run(shutil.copy(AFAD, folder), "--help", COLUMNS="999")
     assert (result.returncode, result.stderr) == (0, "")
-    assert "50%done" not in result.stdout.splitlines()[0] and "--train_csv" in result.stdout
+    assert "/50%done/datasets/sample/afad/train.csv)" in result.stdout
 
 
-def test_predictions_of_odd_names_on_an_ascii_terminal(module, words, tmp_path):
+def test_predictions_of_odd_names_on_an_ascii_terminal(tmp_path):
     """Running to its end, with the name in the list of predictions."""
     faces = tmp_path / "faces"
     faces.mkdir()
@@ -422,32 +409,24 @@ def test_predictions_of_odd_names_on_an_ascii_terminal(module, words, tmp_path):
     shutil.copy(SAMPLE / "images" / image, faces / "照片.jpg")
     script = load(AFAD)
     torch.save(script.ResNet34().state_dict(), tmp_path / "weights.pt")
-    result = subprocess.run(
-        [sys.executable, ROOT / "model-code" / "predict.py", "--weights", tmp_path / "weights.pt"]
-        + ["--script", "afad-coral.py", "--image_size", "33", "--crops", faces]
-        + ["--out", tmp_path / "out"],
-        env={**os.environ, "PYTHONIOENCODING": "ascii", "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
+    result = run(
+        *(ROOT / "model-code" / "predict.py", "--weights", tmp_path / "weights.pt"),
+        *("--script", "afad-coral.py", "--image_size", "33", "--crops", faces),
+        *("--out", tmp_path / "out"),
+        PYTHONIOENCODING="ascii",
     )
     assert (result.returncode, result.stderr) == (0, "")
     assert "  1  " in result.stdout and r"\u7167\u7247.jpg" + "\n" in result.stdout
     assert "照片.jpg" in (tmp_path / "out" / "predictions.csv").read_text(encoding="utf-8")
 
 
+# Many
+
+
 @linux
 def test_two_runs_into_one_outpath(words, tmp_path):
     """One wins, the other is refused and changes nothing."""
-    runs = [
-        subprocess.Popen(
-            [sys.executable, AFAD, *words, "--epochs=1"],
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
-            stderr=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        for _ in range(2)
-    ]
+    runs = [begin(sys.executable, AFAD, *words, "--epochs=1") for _ in range(2)]
     ends = sorted((run.communicate()[1], run.returncode) for run in runs)
     assert ends[0] == ("", 0)
     assert ends[1][1] == 2 and ends[1][0].count("\n") == 1

@@ -8,37 +8,14 @@ processor, because both sum in the same order.
 import re
 
 import golden
-import pandas as pd
-import PIL.Image
 import pytest
 import torch
 import torchvision
 from conftest import ROOT, load, run
+from plain import Images
 from torch import nn
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 from torchvision import transforms
-
-
-class Images(Dataset):
-    """Image and label of each row of a CSV."""
-
-    def __init__(self, csv, column, folder, transform):
-        self.table, self.column = pd.read_csv(csv), column
-        self.folder, self.transform = folder, transform
-
-    def __len__(self):
-        return len(self.table)
-
-    def __getitem__(self, row):
-        with PIL.Image.open(self.folder / self.table[self.column].iloc[row]) as image:
-            return self.transform(image), int(self.table["age"].iloc[row])
-
-
-def transform(dataset, crop):
-    first = [transforms.CenterCrop(140)] if dataset == "morph2" else []
-    return transforms.Compose(
-        [*first, transforms.Resize((128, 128)), crop(120), transforms.ToTensor()]
-    )
 
 
 class Network(nn.Module):
@@ -72,12 +49,7 @@ def test_costs_and_metrics(name, tmp_path):
     assert result.returncode == 0, result.stderr
 
     module = load(script)
-    train = Images(
-        tmp_path / "train.csv",
-        module.FILE_COLUMN,
-        tmp_path,
-        transform(dataset, transforms.RandomCrop),
-    )
+    train = Images(module, tmp_path / "train.csv", tmp_path, transforms.RandomCrop)
     labels = torch.tensor(train.table["age"].to_numpy())
     imp = module.task_importance_weights(labels) if imp_weight else torch.ones(1)
     loader = DataLoader(train, batch_size=24, shuffle=True, num_workers=3)
@@ -95,12 +67,7 @@ def test_costs_and_metrics(name, tmp_path):
     assert re.findall("Epoch: .*", result.stdout) == lines
 
     network.eval()
-    test = Images(
-        tmp_path / "test.csv",
-        module.FILE_COLUMN,
-        tmp_path,
-        transform(dataset, transforms.CenterCrop),
-    )
+    test = Images(module, tmp_path / "test.csv", tmp_path, transforms.CenterCrop)
     test_loader = DataLoader(test, batch_size=24, num_workers=3)
     metrics = "MAE/RMSE:"
     for title, batches in (("Train", loader), ("Test", test_loader)):

@@ -8,19 +8,17 @@ import shlex
 import shutil
 import signal
 import socket
-import subprocess
 import sys
 import time
 from pathlib import Path
 
 import pytest
 import torch
-from conftest import ROOT, load
+from conftest import PATIENCE, ROOT, begin, costs, load
 from golden import in_double
 
 SCRIPT = ROOT / "model-code" / "afad-coral.py"
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
-PATIENCE = 600  # seconds until a test gives up: what hangs fails
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
 
@@ -82,16 +80,6 @@ def options_for(data, out):
     return [f"--outpath={data / out}", *csvs, f"--image_path={images}", *tiny]
 
 
-def start(*command):
-    return subprocess.Popen(
-        list(map(str, command)),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
-
-
 def worker(process, rank):
     """The process id of torchrun's child with this RANK."""
     for status in Path("/proc").glob("[0-9]*/stat"):
@@ -119,11 +107,6 @@ def complete(process):
     finally:
         if process.poll() is None:
             kill_all(process)
-
-
-def costs(out):
-    log = out / "training.log"
-    return re.findall("^Epoch: .*", log.read_text(), re.M) if log.exists() else []
 
 
 def wait_for(process, reached):
@@ -161,7 +144,7 @@ def test_two_processes_equal_one(data):
         (data / f"{name}.py").write_text(driver)
         command = TORCHRUN if name == "two" else [sys.executable]
         arguments = [*options_for(data, f"run-{name}"), *options]
-        code, err = complete(start(*command, data / f"{name}.py", *arguments))
+        code, err = complete(begin(*command, data / f"{name}.py", *arguments))
         assert code == 0, err
     one, first, second = (torch.load(data / f"{name}.pt") for name in ("one-0", "two-0", "two-1"))
     assert len(one["steps"]) == len(first["steps"]) == 3
@@ -192,13 +175,13 @@ def test_processes_of_two_shells(data):
     where = f"export WORLD_SIZE=2 LOCAL_WORLD_SIZE=2 MASTER_ADDR=127.0.0.1 MASTER_PORT={port}"
     # with a second command the shell stays the parent
     shells = [
-        start("bash", "-c", f"{where} RANK={rank} LOCAL_RANK={rank}; {command}; exit $?")
+        begin("bash", "-c", f"{where} RANK={rank} LOCAL_RANK={rank}; {command}; exit $?")
         for rank in (0, 1)
     ]
     for shell in shells:
         code, err = complete(shell)
         assert code == 0, err
-    code, err = complete(start(*TORCHRUN, SCRIPT, *options_for(data, "torchrun"), *options))
+    code, err = complete(begin(*TORCHRUN, SCRIPT, *options_for(data, "torchrun"), *options))
     assert code == 0, err
     assert numbers(data / "shells") == numbers(data / "torchrun")
 
@@ -209,7 +192,7 @@ BATCH_NORM = ["--image_size=64", "--epochs=2", "--checkpoint_minutes=0"]
 
 def kill_a_rank(data, rank):
     arguments = [*options_for(data, "killed"), *BATCH_NORM]
-    process = start(*TORCHRUN, SCRIPT, *arguments)
+    process = begin(*TORCHRUN, SCRIPT, *arguments)
     wait_for(process, lambda: len(costs(data / "killed")) >= 2)
     os.kill(worker(process, rank), signal.SIGKILL)
     code, err = complete(process)
@@ -217,7 +200,6 @@ def kill_a_rank(data, rank):
     assert "Signal 9 (SIGKILL)" in err  # torchrun's report
     if rank:
         assert "afad-coral.py: error: process 0 failed: " in err
-    return arguments
 
 
 def test_a_killed_rank(data):
@@ -242,19 +224,19 @@ def numbers(out):
 def test_resume(data, capsys):
     """After kill -9 of all processes, of one of either rank, and after SIGTERM, a run of two ends
     as the uninterrupted one does, byte for byte."""
-    code, err = complete(start(*TORCHRUN, SCRIPT, *options_for(data, "whole"), *BATCH_NORM))
+    code, err = complete(begin(*TORCHRUN, SCRIPT, *options_for(data, "whole"), *BATCH_NORM))
     assert code == 0, err
     expected = numbers(data / "whole")
     out = data / "killed"
 
     def go_on(*words):
-        code, err = complete(start(*TORCHRUN, *words))
+        code, err = complete(begin(*TORCHRUN, *words))
         assert code == 0, err
         assert numbers(out) == expected
         shutil.rmtree(out)
 
     arguments = [*options_for(data, "killed"), *BATCH_NORM]
-    process = start(*TORCHRUN, SCRIPT, *arguments)
+    process = begin(*TORCHRUN, SCRIPT, *arguments)
     wait_for(process, lambda: len(costs(out)) >= 4)
     kill_all(process)
     complete(process)
@@ -269,7 +251,7 @@ def test_resume(data, capsys):
         kill_a_rank(data, rank)
         go_on(SCRIPT, *arguments, "--resume")
 
-    process = start(*TORCHRUN, SCRIPT, *arguments)
+    process = begin(*TORCHRUN, SCRIPT, *arguments)
     wait_for(process, lambda: len(costs(out)) >= 2)
     process.terminate()
     code, err = complete(process)
@@ -285,7 +267,7 @@ def test_resume(data, capsys):
 def test_final_numbers_with_batch_norm(data):
     """Evaluation takes the running statistics of the process that saves them."""
     arguments = [*options_for(data, "run"), *BATCH_NORM]
-    code, err = complete(start(*TORCHRUN, SCRIPT, *arguments))
+    code, err = complete(begin(*TORCHRUN, SCRIPT, *arguments))
     assert code == 0, err
     module = load(SCRIPT)
     torch.manual_seed(1)

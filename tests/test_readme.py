@@ -5,7 +5,7 @@ import re
 import sys
 
 import torch
-from conftest import ROOT, SCRIPTS, load, run
+from conftest import ROOT, SCRIPTS, first_rows, load, run
 
 README = (ROOT / "README.md").read_text()
 OPTIONS = (ROOT / "model-code" / "README.md").read_text()
@@ -75,16 +75,8 @@ def test_the_table_of_the_fast_recipe():
 def test_snippet_predicts_as_the_run_did(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(sys, "path", [*sys.path])
     script = ROOT / "model-code/afad-coral.py"
-    sample = ROOT / "datasets/sample/afad"
-    for name in ("train", "test"):
-        lines = (sample / f"{name}.csv").read_text().splitlines(keepends=True)
-        (tmp_path / f"{name}.csv").write_text("".join(lines[:9]))
-    result = run(
-        script,
-        *("--seed=1", "--recipe=fast", "--epochs=1", "--batch_size=4", "--outpath=run1"),
-        *("--train_csv=train.csv", "--test_csv=test.csv"),
-        cwd=tmp_path,
-    )
+    tiny = ["--seed=1", "--recipe=fast", "--epochs=1", "--batch_size=4", "--outpath=run1"]
+    result = run(script, *tiny, *first_rows("afad", tmp_path, train=8, test=8), cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     with open(tmp_path / "run1" / "test_predictions.csv") as file:
         rows = list(csv.DictReader(file))
@@ -93,7 +85,8 @@ def test_snippet_predicts_as_the_run_did(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     ages = []
     for row in rows:
-        (tmp_path / "face.jpg").write_bytes((sample / "images" / row["path"]).read_bytes())
+        image = ROOT / "datasets/sample/afad/images" / row["path"]
+        (tmp_path / "face.jpg").write_bytes(image.read_bytes())
         exec(snippet, {})
         ages.append(capsys.readouterr().out)
     assert ages == [f"{row['predicted_age']} years\n" for row in rows]

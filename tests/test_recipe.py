@@ -4,10 +4,11 @@ import json
 import math
 from types import SimpleNamespace
 
+import benchmark
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, SCRIPTS, load
+from conftest import ROOT, SCRIPTS, first_rows, load
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.functional import affine
 
@@ -41,13 +42,9 @@ def test_the_papers_column(script):
 
 def tiny_run(out, *options, module=None):
     """run.json's settings, and the weights, of a run on a few drawn faces."""
-    sample = ROOT / "datasets" / "sample" / "afad"
-    for name, rows in (("train", 9), ("test", 5)):
-        lines = (sample / f"{name}.csv").read_text().splitlines(keepends=True)
-        (out.parent / f"{name}.csv").write_text("".join(lines[: rows + 1]))
-    csvs = [f"--{name}_csv={out.parent / name}.csv" for name in ("train", "test")]
     tiny = ["--seed=1", "--epochs=2", "--batch_size=4", "--image_size=40"]
-    (module or load(SCRIPT)).main([f"--outpath={out}", *csvs, *tiny, *options])
+    tiny += first_rows("afad", out.parent, train=9, test=5)
+    (module or load(SCRIPT)).main([f"--outpath={out}", *tiny, *options])
     return json.loads((out / "run.json").read_text())["settings"], (out / "model.pt").read_bytes()
 
 
@@ -68,6 +65,22 @@ def test_the_tables_rows_are_all_that_changes(tmp_path):
     assert tiny_run(tmp_path / "flags", *flags)[1] == weights
     # and the same seed gives the same weights
     assert tiny_run(tmp_path / "again", "--recipe=fast")[1] == weights
+
+
+def test_the_benchmarks_steps(tmp_path, monkeypatch):
+    """Two batches each, of the images that there are again and again, in float32 and bfloat16."""
+    module, words, seen = load(SCRIPT), first_rows("afad", tmp_path, train=5, test=1), []
+    monkeypatch.setattr(benchmark, "ROUNDS", 1)
+    monkeypatch.setattr(benchmark, "train_rate", lambda *given: seen.append(given) or 7.0)
+    rates = benchmark.fast_step_rates(module, [*words, "--seed=1"], tmp_path)
+    assert list(rates.values()) == [[7.0]] * 4
+    kinds = [(args.batch_size, args.amp) for _, _, _, args, _ in seen]
+    assert kinds == [(64, 0), (64, 1), (128, 0), (128, 1)]
+    for _, _, split, args, _ in seen:
+        count = 2 * args.batch_size
+        assert len(split.files) == len(split.labels) == len(split.genders) == count
+        assert split.pixels.shape == (count, 3, 68, 68)
+        assert (split.pixels[5:] == split.pixels[:-5]).all()
 
 
 @pytest.mark.parametrize("loss", ["ce", "coral", "ordinal"])

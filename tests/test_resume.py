@@ -27,7 +27,7 @@ import PIL.Image
 import pytest
 import torch
 import torchvision
-from conftest import ROOT, load
+from conftest import PATIENCE, ROOT, begin, costs, load
 
 SCRIPT = ROOT / "model-code" / "afad-coral.py"
 TINY = ["--epochs=2", "--batch_size=4", "--image_size=40", "--log_every=1"]
@@ -35,7 +35,6 @@ ROWS = {"train": 11, "valid": 5, "test": 6}
 FAST = ["--recipe=fast", "--augment=2", "--drop_path=0.3", "--shifts=1", "--gender=1"]
 FAST += ["--imp_weight=1", "--amp=1"]
 SAVED = "model.pt test_predictions.csv test_probas.npy best_test_predictions.csv".split()
-PATIENCE = 600  # seconds until a test gives up
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
 
@@ -62,19 +61,8 @@ def options_for(data, out):
     return [f"--outpath={out}", *csvs, f"--image_path={data / 'images'}", *TINY]
 
 
-def begin(words):
-    """``python words`` in a process."""
-    return subprocess.Popen(
-        [sys.executable, *words],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
-
-
 def start(data, out, *options, script=SCRIPT):
-    return begin([str(script), *options_for(data, out), *options])
+    return begin(sys.executable, script, *options_for(data, out), *options)
 
 
 def complete(process, code=0):
@@ -108,12 +96,6 @@ def whole(data, tmp_path_factory):
     yield run_with
     for folder in runs.values():
         shutil.rmtree(folder)
-
-
-def costs(out):
-    """The cost lines of the log."""
-    log = out / "training.log"
-    return re.findall("^Epoch: .*", log.read_text(), re.M) if log.exists() else []
 
 
 def numbers(out):
@@ -288,8 +270,8 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 
 def kill_before_removal(data, out, name, option):
     """A run that is killed right before it removes the file ``name``."""
-    words = ["-c", KILL_BEFORE, str(out / name), str(SCRIPT), *options_for(data, out), option]
-    complete(begin(words), -signal.SIGKILL)
+    words = ["-c", KILL_BEFORE, out / name, SCRIPT, *options_for(data, out), option]
+    complete(begin(sys.executable, *words), -signal.SIGKILL)
 
 
 @linux
@@ -340,11 +322,11 @@ def test_signals(data, out, whole):
     done = len(costs(out))
     assert done in (2, 3)  # the batch under way is finished
     assert (checkpoint["progress"]["epoch"], checkpoint["progress"]["batch"]) == (0, done)
-    process = begin(words)
+    process = begin(sys.executable, *words)
     send_in(process, out, "evaluating", signal.SIGINT)
     words = command_in(complete(process, 130), signal.SIGINT)
     assert not (out / "model.pt").exists()
-    assert complete(begin(words)) == ""
+    assert complete(begin(sys.executable, *words)) == ""
     assert numbers(out) == numbers(whole())
 
 
@@ -580,7 +562,7 @@ def test_full_disk(data, stopped, out, whole):
 # Validation
 
 
-def test_validation(data, out, capsys):
+def test_validation(data, out):
     """best_model.pt is the epoch that the log names, the lowest on the validation rows; the test
     rows have no say in it, and training is the same without validation."""
     module = load(SCRIPT)
@@ -712,7 +694,7 @@ def test_the_average_is_what_is_evaluated(data, out):
     assert not torch.equal(saved["conv1.weight"], model["conv1.weight"])
 
 
-def test_init_from(data, out, capsys):
+def test_init_from(out, capsys):
     """torchvision's ResNet-34 fits by name; its layer of 1,000 classes is left out."""
     torch.manual_seed(8)
     given = torchvision.models.resnet34().state_dict()

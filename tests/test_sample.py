@@ -85,7 +85,7 @@ def files(folder):
 
 @pytest.fixture(scope="module")
 def drawn(tmp_path_factory):
-    """All four sets, 8 training and 2 test images each, seed 1."""
+    """All five sets, 8 training and 2 test images each, seed 1."""
     out = tmp_path_factory.mktemp("drawn")
     done = run(SCRIPT, "--out", out, "--count", 8)
     assert (done.returncode, done.stderr) == (0, "")

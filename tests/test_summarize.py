@@ -513,7 +513,7 @@ def test_markdown_and_page_say_the_same_as_the_csv(full_report):
     assert page.count("<img") == len(list(report.glob("*.png"))) == 6 + 6 + 5
 
 
-def test_printed_tables(full_report, capsys, summarize):
+def test_printed_tables(full_report):
     """The CSV's figures in Markdown on stdout, the notes on stderr; nothing is written."""
     report, runs = full_report
     before = {path: path.stat().st_mtime_ns for path in report.parent.rglob("*")}
@@ -748,7 +748,8 @@ def test_what_is_averaged(summarize, tmp_path):
     def made(**options):
         return write_run(tmp_path / f"run{next(n)}", count=20, **options)
 
-    same = [made(), made(seed=1, log_every=2), made(seed=2, cuda=0, cache_dir="elsewhere")]
+    same = [made(), made(seed=1, log_every=2, trust_csv=1, skip_missing=1)]
+    same.append(made(seed=2, cuda=0, cache_dir="elsewhere"))
     comparisons, notes = read_all(summarize, same)
     assert keys(comparisons) == [("morph2", "last", ("coral", 0), [0, 1, 2])] and not notes
     weighted = [made(imp_weight=1), made(loss="ce"), made(loss="ordinal")]
@@ -857,6 +858,8 @@ def test_a_report_on_unfinished_runs_alone(summarize, tmp_path, capsys):
     assert sorted(path.name for path in out.glob("*.png")) == ["1-curves.png", "2-curves.png"]
     page = (out / "index.html").read_text()
     assert page.count("<img") == 2 and "<table" not in page and "30 of 30 epochs done" in page
+    notes = (out / "results.md").read_text().split("\n\n")
+    assert [note.split(": ")[0] for note in notes] == [*map(str, runs), ""]
     comparisons, _ = read_all(summarize, runs)
     (pair,) = [groups for groups in comparisons if ("coral", 0) in groups]
     (panel,) = summarize.plot_curves(pair).axes

@@ -12,7 +12,7 @@ over the data set's own range: the oldest of every set look old. Skin tone, pose
 background, clothes, blur and noise depend on neither age nor gender, and the race in file names
 and CSVs is drawn by lot and shows nowhere.
 
-DIR/<dataset>/ receives train.csv, test.csv, images/ and drawn-with.json, which says what draws the
+OUT/<dataset>/ receives train.csv, test.csv, images/ and drawn-with.json, which says what draws the
 same set again: one seed gives the same bytes on one version of Pillow and NumPy and one kind of
 machine. A larger set of that seed begins with the pictures of a smaller one.
 """
@@ -236,7 +236,7 @@ def draw_skin(fill, line, face, rng):
         line(curve(*bag) * (side, 1), 0.04, face.bags)
 
 
-def draw_features(fill, line, face):
+def draw_features(fill, face):
     """Beard, mouth, nose, eyes and brows."""
     if face.beard > 0:
         opacity = min(0.25 + 0.65 * face.beard, 4 * face.beard)
@@ -339,7 +339,7 @@ def draw_picture(dataset, age, male, rng):
         fill(shape, tuple(rng.integers(0, 256, 3).tolist()), 0.3)
     draw_body(fill, line, face)
     draw_skin(fill, line, face, rng)
-    draw_features(fill, line, face)
+    draw_features(fill, face)
     draw_hair(fill, face, rng)
     image = image.reduce(2).filter(ImageFilter.GaussianBlur(rng.uniform(0, 0.6)))
 

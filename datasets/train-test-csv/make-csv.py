@@ -113,9 +113,6 @@ def image_paths(folder, suffixes=SUFFIXES):
 def layout_of(dataset, folder, paths):
     """The layout, a key of PATTERNS, in which the paths below ``folder`` are named: that of the
     data set, of ``faces`` the one that most of them have. ValueError if they are not."""
-    if not paths:
-        suffixes = FACES_SUFFIXES if dataset == "faces" else SUFFIXES
-        raise ValueError(f"{folder}: no {', '.join(suffixes)} file in it")
     fits = {name: sum(bool(re.fullmatch(p, x)) for x in paths) for name, p in PATTERNS.items()}
     likeliest = max(fits, key=fits.get)
     layout = likeliest if dataset == "faces" else dataset
@@ -196,9 +193,11 @@ def read_folders(dataset, folders):
     if len(folders) > 1:
         root = Path(os.path.commonpath([absolute(folder) for folder in folders]))
     found, others, count = {}, set(), 0
+    suffixes = FACES_SUFFIXES if dataset == "faces" else SUFFIXES
     for folder in folders:
-        suffixes = FACES_SUFFIXES if dataset == "faces" else SUFFIXES
         images, rest, skipped = image_paths(folder, suffixes)
+        if not images:
+            raise ValueError(f"{folder}: no {', '.join(suffixes)} file in it")
         layout = layout_of(dataset, folder, list(images))
         if dataset == "faces":
             print(f"{len(images)} images in {folder}, named {FORMS[layout]}")
@@ -486,7 +485,7 @@ def report(root, digests, reasons, others):
 
 def main(argv=None):
     args, error = parse_arguments(argv)
-    dataset, out = args.dataset, args.out
+    dataset = args.dataset
     warnings.simplefilter("ignore", UserWarning)  # Pillow's, of damaged EXIF tags
     warnings.simplefilter("error", Image.DecompressionBombWarning)
 
@@ -554,7 +553,7 @@ def main(argv=None):
         for name in files.keys() - tables.keys() - lists.keys():
             files[name].unlink(missing_ok=True)  # belongs to the split that is overwritten
     except OSError as problem:
-        error(f"{problem.filename or out}: {problem.strerror}")
+        error(f"{problem.filename or args.out}: {problem.strerror}")
     for name, part in tables.items():
         print(f"  {len(part):7d} rows in {files[name]}")
 
