@@ -20,6 +20,7 @@ os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # ONNX Runtime 1.32 would r
 # 14 pixels; what is no face in 22 pictures of scikit-image, at three sizes, has 0.22 at most.
 MIN_SCORE = 0.4
 MEGAPIXELS = 1.2  # a larger picture is searched in this size: 1265x949 of 4:3, 1461x821 of 16:9
+LONGEST = 32_000  # pixels of a side, of a picture that is next to nothing high or wide
 LARGE = 450  # pixels: parts of faces higher than that may be taken for faces, so they are
 SMALL = 0.15  # looked for in a picture of so many megapixels
 THREADS = 1  # another thread runs the network meanwhile, on the cores that are left
@@ -122,7 +123,7 @@ def find_faces(pixels, min_score=MIN_SCORE, megapixels=MEGAPIXELS):
     in pixels."""
     height, width = pixels.shape[:2]
     whole, area = (0, 0, width, height), width * height / 1e6
-    scale = min((megapixels / area) ** 0.5, 1)
+    scale = min((megapixels / area) ** 0.5, LONGEST / max(width, height), 1)
     faces = find_in(pixels, whole, scale, min_score)
     if min(width, height) * scale > LARGE:
         faces = [face for face in faces if (face.box[3] - face.box[1]) * scale <= LARGE]

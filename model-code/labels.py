@@ -23,7 +23,8 @@ def read_labels(path):
     """{end of a photo's path, in parts: (age, gender)} of a CSV with the columns file, age and, if
     known, gender. ValueError where it can't be used."""
     try:
-        table = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig")
+        options = {"dtype": str, "keep_default_na": False, "encoding": "utf-8-sig"}
+        table = pd.read_csv(path, **options, compression=None)  # whatever its name ends in
         if not isinstance(table.index, pd.RangeIndex):  # what pandas makes of longer rows
             raise ValueError("rows are longer than the header")
     except ValueError as error:
@@ -42,7 +43,8 @@ def read_labels(path):
             raise ValueError(f"{place}: age {row.age!r}: give years, or a range as 20-29") from None
         if row.gender not in ("", *GENDERS):
             raise ValueError(f"{place}: gender {row.gender!r}: give male, female or nothing")
-        if found.setdefault(key, (row.age, row.gender)) != (row.age, row.gender):
+        label = row.age.strip(), row.gender
+        if found.setdefault(key, label) != label:
             raise ValueError(f"{place}: {row.file!r} has another label in an earlier row")
     return found
 

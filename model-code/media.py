@@ -99,6 +99,7 @@ def read_image(path, warn, turn=True):
     PIL.Image.init()
     # not by its name: Pillow would map an uncompressed TIFF, and turn what it maps wrongly
     with open(path, "rb") as file, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of odd tags and palettes, which a user cannot mend
         warnings.simplefilter("error", PIL.Image.DecompressionBombWarning)
         begin = file.read(12)
         if begin[4:8] == b"ftyp" and begin[8:] in BRANDS:

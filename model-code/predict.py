@@ -248,7 +248,7 @@ def load(run=PRETRAINED, *, weights=None, script=None, image_size=120, cuda=-1):
         if value not in (None, ours):
             message = f"its {key} is {value!r}, that of {name} is {ours}"
             raise InputError(f"{run / 'run.json'}: {message}")
-    network.load_state_dict(state)
+    network.load_state_dict(dict(state))  # as a plain dict it is without what may lie beside it
     device = torch.device("cuda", cuda) if cuda >= 0 else torch.device("cpu")
     network.eval().to(device)
     if switches["channels_last"]:
@@ -285,6 +285,9 @@ def infer(images, model, batch_size):
     for start in range(0, len(images), batch_size):
         batch = np.stack(images[start : start + batch_size])
         answers = model.script.predict_batch(model.network, batch, model.device, model)
+        if not all(part.isfinite().all() for part in answers):
+            reason = "its network answers what is no number: it is damaged, or training diverged"
+            raise InputError(f"{Path(model.weights).name}: {reason}")
         probas.append(answers[0].cpu())
         male += answers[1].tolist() if model.network.fc_gender else [None] * len(batch)
     return torch.cat(probas) if probas else [], male
@@ -366,7 +369,8 @@ def read_boxes(path):
                     continue
                 box = [float(row[side]) for side in SIDES]
                 frame = int(row.get("frame") or 0)
-                if not (box[0] < box[2] and box[1] < box[3] and all(map(math.isfinite, box))):
+                sized = all(abs(side) < 1e6 for side in box)
+                if not (box[0] < box[2] and box[1] < box[3] and sized):
                     raise InputError(f"--boxes {path}: row {number}: no box: {box}")
                 boxes.setdefault((os.path.realpath(row["source"]), frame), []).append(box)
     except InputError:
@@ -447,7 +451,8 @@ def read_inputs(paths, args, model, fail, bar):
     """Yield the pictures of read_picture(); the last one of a video is followed by one without
     pixels."""
     for path in paths:
-        source = str(path).encode("utf-8", "backslashreplace").decode()  # fit for a file
+        source = str(path).encode("utf-8", "backslashreplace").decode()  # fit for a file,
+        source = source.replace("\r", r"\r")  # and for a CSV, whose writer does not quote these
         clip, note = None, functools.partial(args.note, source)
         try:
             try:

@@ -4,13 +4,17 @@ The cases come from a generator of fixed seed; a slow test runs the same check o
 """
 
 import contextlib
+import faulthandler
 import io
 import json
 import os
 import pickle
 import random
+import re
 import shutil
+import sys
 import warnings
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -20,7 +24,8 @@ import torch
 from conftest import ROOT, load, read_split
 from test_summarize import write_run
 
-SCRIPTS = {name: load(ROOT / f"model-code/{name}-coral.py") for name in ("afad", "morph2", "utk")}
+NAMES = "afad", "faces", "morph2", "utk"
+SCRIPTS = {name: load(ROOT / f"model-code/{name}-coral.py") for name in NAMES}
 UTK = SCRIPTS["utk"]
 MAKE_CSV = load(ROOT / "datasets/train-test-csv/make-csv.py")
 BATCH = load(ROOT / "datasets/image-preprocessing-code/batch.py")
@@ -43,6 +48,27 @@ PIECES += [
 def cases(few):
     slow = pytest.param(1200, marks=pytest.mark.slow)
     return pytest.mark.parametrize("count", [few, slow])
+
+
+@pytest.fixture(autouse=True)
+def memory():
+    """No test needs 4 GB."""
+    with contextlib.suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
+    yield
+    with contextlib.suppress(FileNotFoundError):
+        status = Path("/proc/self/status").read_text()
+        assert int(re.search(r"VmHWM:\s+(\d+) kB", status)[1]) < 4e6
+
+
+@contextlib.contextmanager
+def in_a_minute():
+    """End the process, with a traceback, if what is done here takes longer."""
+    faulthandler.dump_traceback_later(60, exit=True, file=sys.__stderr__)
+    try:
+        yield
+    finally:
+        faulthandler.cancel_dump_traceback_later()
 
 
 def mutated(draw, data):
@@ -75,21 +101,21 @@ def outcome(function, *args):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             try:
-                return function(*args)
+                with in_a_minute():
+                    return function(*args)
             except SystemExit as stop:
                 assert stop.code
     assert len(err.getvalue().splitlines()) == 1, err.getvalue()
     return None
 
 
-@cases(400)
-def test_csvs(count, tmp_path):
-    """Accepted rows have a file that exists and a label of the data set; predictions can be written
-    with them, and name the same files."""
-    draw, csv, accepted = random.Random(1), tmp_path / "rows.csv", 0
-    args = SimpleNamespace(outpath=tmp_path, gender=0)
+@pytest.mark.parametrize("name", NAMES)
+@cases(100)
+def test_csvs(count, name, tmp_path):
+    """Accepted rows have a file that exists, a label of the data set and a gender or none;
+    predictions can be written with them, and name the same files."""
+    draw, csv, accepted, module = random.Random(1), tmp_path / "rows.csv", 0, SCRIPTS[name]
     for _ in range(count):
-        module = SCRIPTS[draw.choice(sorted(SCRIPTS))]
         header, *lines = module.TRAIN_CSV_PATH.read_text().splitlines()
         lines = [header, *draw.sample(lines, draw.choice([1, 4, 8]))]
         if draw.random() < 0.3:  # rows longer or shorter than the header
@@ -98,11 +124,14 @@ def test_csvs(count, tmp_path):
         coding = draw.choice(["utf-8"] * 5 + ["utf-8-sig", "utf-16"])
         content = draw.choice(["\n", "\r\n"]).join([*lines, ""]).encode(coding)
         csv.write_bytes(mutated(draw, content) if draw.random() < 0.7 else content)
-        split = outcome(read_split, module, csv, module.IMAGE_PATH)
+        args = SimpleNamespace(outpath=tmp_path, gender=draw.choice([0, 1]))
+        split = outcome(read_split, module, csv, module.IMAGE_PATH, args.gender)
         if split:
             accepted += 1
             assert all(os.path.isfile(file) for file in split.files)
             assert split.labels.min() >= 0 and split.labels.max() < module.NUM_CLASSES
+            assert set(split.genders[~split.genders.isnan()].tolist()) <= {0, 1}
+            assert split.genders.isnan().all() or args.gender
             probas = torch.zeros(len(split.files), module.NUM_CLASSES - 1)
             module.save_predictions(args, "", split, probas, probas[:, 0])
             written = module.pd.read_csv(tmp_path / "test_predictions.csv", dtype=str)

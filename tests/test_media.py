@@ -5,6 +5,7 @@ HEIC."""
 import os
 import shutil
 import struct
+import warnings
 from fractions import Fraction
 from pathlib import Path
 
@@ -208,6 +209,16 @@ def test_pixels_of_unknown_range(kind, reason, bare, tmp_path, capsys):  # noqa:
     assert line == f"its pixels are {reason} of unknown range; convert it to 8 bits"
 
 
+def test_warnings_of_pillow_are_not_printed(tmp_path):
+    """Of a palette with transparency, for one: it is read, and no user could mend it."""
+    image = FACE.quantize(9)
+    image.save(tmp_path / "a.png", transparency=bytes([9, 99, 200]))
+    with warnings.catch_warnings(record=True) as noted:
+        warnings.simplefilter("always")
+        pixels = media.read_image(tmp_path / "a.png", pytest.fail)
+    assert noted == [] and np.array_equal(pixels, np.asarray(image.convert("RGB")))
+
+
 # ---- Folders
 
 
@@ -242,6 +253,20 @@ def test_control_characters_are_not_printed(bare, tmp_path, capsys):  # noqa: F8
     assert code == 1 and [row["source"] for row in rows] == [str(good)]
     assert any(line.endswith(r"a\x1b[2Jb\nc.png") for line in out)
     assert [r"\u202egnp.txt: " in line for line in err] == [True]
+
+
+def test_carriage_returns_in_names_and_labels(bare, tmp_path, capsys):  # noqa: F811
+    """The CSV can be read, and is predictions.json (see table())."""
+    for name in ("a\rb.png", "c.png"):
+        small(0.5).save(tmp_path / name)
+    (tmp_path / "labels.csv").write_bytes(b'file,age\nc.png,"31\r"\n')
+    words = [*tmp_path.glob("*.png"), "--crops", "--labels", tmp_path / "labels.csv"]
+    code, rows, _, err = answers(bare, tmp_path, capsys, *words)
+    assert code == 0 and err == []
+    assert {row["source"]: row["true_age"] for row in rows} == {
+        rf"{tmp_path}/a\rb.png": "",
+        f"{tmp_path}/c.png": "31",
+    }
 
 
 # ---- Videos
@@ -298,8 +323,8 @@ def test_the_film_and_not_its_cover(bare, tmp_path, capsys):  # noqa: F811
     assert code == 0 and err == [] and len(split(rows)[0]) == 3
 
 
-def test_the_largest_of_two_streams(bare, tmp_path, capsys):  # noqa: F811
-    path = tmp_path / "film.mkv"
+def two_streams(path):
+    """Write a video with two streams of pictures, the second one larger."""
     with av.open(path, "w") as container:
         for size in ((64, 48), (200, 128)):
             stream = container.add_stream("mpeg4", 30)
@@ -310,6 +335,11 @@ def test_the_largest_of_two_streams(bare, tmp_path, capsys):  # noqa: F811
                 container.mux(stream.encode(av.VideoFrame.from_image(image)))
         for stream in container.streams.video:
             container.mux(stream.encode())
+
+
+def test_the_largest_of_two_streams(bare, tmp_path, capsys):  # noqa: F811
+    path = tmp_path / "film.mkv"
+    two_streams(path)
     code, rows, _, err = answers(bare, tmp_path, capsys, path, "--crops")
     note = "only one of its 2 video streams, the largest: number 2, 200x128"
     assert code == 0 and err == [f"predict.py: warning: {path}: {note}"]

@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 from conftest import MODEL_CODE, chromium, load
 from PIL import Image
+from test_media import two_streams
 from test_predict import (  # noqa: F401 (bare is a fixture)
     ASTRONAUT,
     FACE,
@@ -211,6 +212,14 @@ def test_a_damaged_video(server, tmp_path):
     [note] = found["notes"]
     assert re.fullmatch(r"\d+ damaged parts; \d+ frames could be decoded", note)
     assert len(found["tracks"]) == 1 and av.open(io.BytesIO(copy)).streams.video
+
+
+def test_a_video_of_two_streams(server, tmp_path):
+    """What is left out is told to its visitor, and not printed (see serving())."""
+    two_streams(tmp_path / "film.mkv")
+    _, [found], copy = post(server, (tmp_path / "film.mkv").read_bytes())
+    assert found["notes"] == ["only one of its 2 video streams, the largest: number 2, 200x128"]
+    assert av.open(io.BytesIO(copy)).streams.video[0].width == 200
 
 
 def test_what_is_no_picture(server, tmp_path):

@@ -216,6 +216,16 @@ def test_memory_of_a_photo_of_fifty_megapixels(bare, tmp_path):
     assert int(done.stdout.split()[-1]) < 2e6
 
 
+@pytest.mark.parametrize("size", [(3_000_000, 1), (2, 3_000_000), (60_000, 60)])
+def test_next_to_nothing_high_or_wide(size, monkeypatch):
+    """What the detector is given of such a picture is no larger than of another one."""
+    seen = []
+    monkeypatch.setattr(detect, "look", lambda image, _: seen.append(image.shape) or [])
+    assert detect.find_faces(np.zeros((*size[::-1], 3), np.uint8)) == []
+    [(height, width, _)] = seen
+    assert (height + 31) // 32 * (width + 31) // 32 * 1024 < 2.1e6
+
+
 # ---- Framing
 
 
@@ -559,6 +569,7 @@ def test_boxes_from_elsewhere(bare, tmp_path, capsys):
         ("source,left,top,right,bottom\na,1,2,x,4\n", "not a table of source, frame, left"),
         ("source,left,top,right,bottom\na,1,2,nan,4\n", "row 2: no box: [1.0, 2.0, nan, 4.0]"),
         ("source,left,top,right,bottom\na,1,2,3,4\na,3,2,1,4\n", "row 3: no box: [3.0, 2.0"),
+        ("source,left,top,right,bottom\na,1,2,1e300,4\n", "row 2: no box: [1.0, 2.0, 1e+300, 4.0]"),
         ("\0\xff", "not a table of source, frame, left"),
     ],
 )
@@ -1006,6 +1017,33 @@ def test_refusals(words, message, bare, tmp_path, capsys):
     assert contents(tmp_path) == before and shown.out == ""
 
 
+def test_weights_that_answer_no_numbers(bare, tmp_path, capsys):
+    """They are finite, but the variance of what they are to scale is negative."""
+    small(0.5).save(tmp_path / "face.png")
+    state = torch.load(bare[1], weights_only=True)
+    state["bn1.running_var"][3] = -1
+    torch.save(state, tmp_path / "odd.pt")
+    words = ["--weights", tmp_path / "odd.pt", "--crops", "--out", tmp_path / "out"]
+    assert call(*bare, tmp_path / "face.png", *words) == 2
+    [line] = capsys.readouterr().err.splitlines()
+    reason = "its network answers what is no number: it is damaged, or training diverged"
+    assert line == f"predict.py: error: odd.pt: {reason}"
+    assert os.listdir(tmp_path / "out") == []
+    (tmp_path / "odd.pt").unlink()
+
+
+def test_odd_facts_beside_the_weights(bare, tmp_path):
+    """torch adds the versions of modules to a state dict; without them, or with others, it is
+    taken."""
+    state = torch.load(bare[1], weights_only=True)
+    for facts in ({"": 5}, [], {"conv1": {"version": "x"}}):
+        state._metadata = facts
+        torch.save(state, tmp_path / "odd.pt")
+        model = predict.load(weights=tmp_path / "odd.pt", script="afad-coral.py", image_size=32)
+        assert all(torch.equal(model.network.state_dict()[key], state[key]) for key in state)
+    (tmp_path / "odd.pt").unlink()
+
+
 class Code:
     """Unpickled, it would make a folder."""
 
@@ -1390,3 +1428,11 @@ def test_bad_labels(text, message, run, tmp_path, capsys):
     shown = capsys.readouterr()
     assert shown.err.startswith(f"predict.py: error: {path}: {message}"), shown.err
     assert shown.err.count("\n") == 1 and not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("suffix", ["zip", "gz", "xz", "bz2", "zst", "tar"])
+def test_a_csv_of_any_name(suffix, tmp_path):
+    """It is text, whatever its name ends in."""
+    path = tmp_path / f"labels.{suffix}"
+    path.write_text("file,age\na.png,20\n")
+    assert predict.labels.read_labels(path) == {("a.png",): ("20", "")}
