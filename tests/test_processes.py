@@ -264,6 +264,30 @@ def test_resume(data, capsys):
 
 
 @pytest.mark.slow
+def test_kill_at_twenty_moments(data, capsys):
+    """Of both processes, spread over the time that a run takes; 20 of 20 must be identical."""
+    arguments = [*options_for(data, "whole"), *BATCH_NORM]
+    begun = time.time()
+    code, err = complete(begin(*TORCHRUN, SCRIPT, *arguments))
+    took = time.time() - begun
+    assert code == 0, err
+    expected, out = numbers(data / "whole"), data / "killed"
+    arguments[0] = f"--outpath={out}"
+    for number in range(1, 21):
+        process = begin(*TORCHRUN, SCRIPT, *arguments)
+        time.sleep(took * number / 21)
+        kill_all(process)
+        complete(process)
+        held = sorted(path.name for path in out.iterdir()) if out.exists() else []
+        code, err = complete(begin(*TORCHRUN, SCRIPT, *arguments, "--resume"))
+        with capsys.disabled():
+            print(f"\n{number:2d} held: {', '.join(held) or 'nothing'}", end="")
+        assert code == 0, err
+        assert numbers(out) == expected
+        shutil.rmtree(out)
+
+
+@pytest.mark.slow
 def test_final_numbers_with_batch_norm(data):
     """Evaluation takes the running statistics of the process that saves them."""
     arguments = [*options_for(data, "run"), *BATCH_NORM]

@@ -73,20 +73,27 @@ def test_the_table_of_the_fast_recipe():
 
 
 def test_snippet_predicts_as_the_run_did(tmp_path, monkeypatch, capsys):
+    """With what its comments name; test_pretrained.py has the model that comes along."""
     monkeypatch.setattr(sys, "path", [*sys.path])
     script = ROOT / "model-code/afad-coral.py"
     tiny = ["--seed=1", "--recipe=fast", "--epochs=1", "--batch_size=4", "--outpath=run1"]
+    tiny += ["--gender=1"]
     result = run(script, *tiny, *first_rows("afad", tmp_path, train=8, test=8), cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     with open(tmp_path / "run1" / "test_predictions.csv") as file:
         rows = list(csv.DictReader(file))
     snippet = snippets()[1]
     snippet = snippet.replace('"model-code"', f'"{ROOT}/model-code"')
+    for old, new in {"load()": 'load("run1")', '"photo.jpg"': '"photo.jpg", crops=True'}.items():
+        assert snippet.count(old) == 1
+        snippet = snippet.replace(old, new)
     monkeypatch.chdir(tmp_path)
-    ages = []
+    told = []
     for row in rows:
         image = ROOT / "datasets/sample/afad/images" / row["path"]
-        (tmp_path / "face.jpg").write_bytes(image.read_bytes())
+        (tmp_path / "photo.jpg").write_bytes(image.read_bytes())
         exec(snippet, {})
-        ages.append(capsys.readouterr().out)
-    assert ages == [f"{row['predicted_age']} years\n" for row in rows]
+        told.append(capsys.readouterr().out)
+    genders = ["male" if float(row["p_male"]) > 0.5 else "female" for row in rows]
+    due = zip([row["predicted_age"] for row in rows], genders, strict=True)
+    assert told == [f"{age} {gender}\n" for age, gender in due]

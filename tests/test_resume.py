@@ -42,14 +42,18 @@ linux = pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
     """A folder with images, large so that decoding takes a while, and three CSVs."""
-    folder = tmp_path_factory.mktemp("data")
-    sample = ROOT / "datasets" / "sample" / "afad"
+    return some_data("afad", tmp_path_factory.mktemp("data"))
+
+
+def some_data(dataset, folder):
+    sample = ROOT / "datasets" / "sample" / dataset
     header, *lines = (sample / "train.csv").read_text().splitlines()
+    at = header.split(",").index("path" if "path" in header else "file")
     for name, rows in ROWS.items():
         mine, lines = lines[:rows], lines[rows:]
         (folder / f"{name}.csv").write_text("\n".join([header, *mine]) + "\n")
         for line in mine:
-            path = line.split(",")[1]
+            path = line.split(",")[at]
             (folder / "images" / path).parent.mkdir(parents=True, exist_ok=True)
             with PIL.Image.open(sample / "images" / path) as image:
                 image.resize((1200, 1200)).save(folder / "images" / path)
@@ -87,11 +91,12 @@ def whole(data, tmp_path_factory):
     """The uninterrupted run with the given options, as a function."""
     runs = {}
 
-    def run_with(*options):
-        if options not in runs:
-            runs[options] = tmp_path_factory.mktemp("whole") / "run"
-            assert complete(start(data, runs[options], "--seed=1", *options)) == ""
-        return runs[options]
+    def run_with(*options, script=SCRIPT):
+        key = options, script
+        if key not in runs:
+            runs[key] = tmp_path_factory.mktemp("whole") / "run"
+            assert complete(start(data, runs[key], "--seed=1", *options, script=script)) == ""
+        return runs[key]
 
     yield run_with
     for folder in runs.values():
@@ -202,17 +207,17 @@ MOMENTS = [  # phase, when in it, further options
 ]
 
 
-def kill_and_resume(data, out, whole, wanted, when, options):
+def kill_and_resume(data, out, whole, wanted, when, options, script=SCRIPT):
     options = [option.format(data=data) for option in options]
-    process = start(data, out, "--seed=1", *options)
+    process = start(data, out, "--seed=1", *options, script=script)
     send_in(process, out, wanted, **when)
     complete(process, -signal.SIGKILL)
     left = sorted(path.name for path in out.iterdir())
     options = [option for option in options if option != NOW]
     seed = [] if left else ["--seed=1"]  # it is on record as soon as the run is
-    err = complete(start(data, out, "--resume", *seed, *options))
+    err = complete(start(data, out, "--resume", *seed, *options, script=script))
     assert err == ""
-    assert numbers(out) == numbers(whole(*options))
+    assert numbers(out) == numbers(whole(*options, script=script))
     return left
 
 
@@ -222,15 +227,26 @@ def test_kill(number, data, out, whole):
     kill_and_resume(data, out, whole, *MOMENTS[number])
 
 
+FACES = [f"--{name}_csv={{data}}/faces/{name}.csv" for name in ROWS]
+FACES += ["--image_path={data}/faces/images", "--gender=1"]
+MODES = {"paper": [], "fast": ["--recipe=fast", "--amp=1"], "faces": FACES}
+
+
 @linux
 @pytest.mark.slow
-def test_kill_at_twenty_moments(data, out, whole, capsys):
+@pytest.mark.parametrize("mode", MODES)
+def test_kill_at_twenty_moments(mode, data, out, whole, capsys):
     """Prints phase, moment and result; 20 of 20 must be identical."""
-    failed = []
+    failed, script = [], SCRIPT
+    if mode == "faces":
+        script = script.with_name("faces-coral.py")
+        (data / "faces").mkdir()
+        some_data("faces", data / "faces")
     for number, (wanted, when, options) in enumerate(MOMENTS, 1):
+        options = [*options, *MODES[mode]]
         try:
             result = "identical"
-            left = kill_and_resume(data, out, whole, wanted, when, options)
+            left = kill_and_resume(data, out, whole, wanted, when, options, script)
         except AssertionError as error:
             result, left = f"FAILED: {str(error).splitlines()[0]}", []
             failed.append(number)

@@ -1,0 +1,69 @@
+"""The model that comes with the project answers as its card says."""
+
+import csv
+import json
+import re
+import shlex
+
+import pytest
+import torch
+from conftest import MODEL_CODE, ROOT, load
+from PIL import Image
+
+FOLDER = MODEL_CODE / "pretrained"
+FACTS = json.loads((FOLDER / "run.json").read_text())
+CARD = (FOLDER / "README.md").read_text()
+script = load(MODEL_CODE / FACTS["script"])
+
+
+def test_weights():
+    """In half precision, in a file that may be committed, of every name that the network has."""
+    assert (FOLDER / "model.pt").stat().st_size < 45_000_000
+    state = torch.load(FOLDER / "model.pt", weights_only=True)
+    assert state.keys() == script.ResNet34(gender=1).state_dict().keys()
+    assert {tensor.dtype for tensor in state.values()} == {torch.float16, torch.int64}
+    assert all(tensor.isfinite().all() for tensor in state.values())
+
+
+def test_the_card_tells_the_run():
+    """Its command gives the settings in run.json; its figures are those of the run."""
+    [command] = re.findall(r"^    python (model-code/faces-coral.py .*)$", CARD, re.M)
+    name, *words = shlex.split(command)
+    settings = vars(script.parse_settings(words))
+    assert name == f"model-code/{FACTS['script']}"
+    elsewhere = {"outpath", "train_csv", "test_csv", "image_path", "log_every", "resume"}
+    for key, value in FACTS["settings"].items():
+        assert key in elsewhere or settings[key] == value, key
+    mae, rmse = (FACTS["metrics"][f"test_{name}"] for name in ("mae", "rmse"))
+    row = f"| all | {FACTS['data']['test']['rows']:,} | {mae:.2f} | {rmse:.2f} | "
+    assert row in CARD
+    with open(FOLDER / "history.csv", newline="") as file:
+        epochs = [int(row["epoch"]) for row in csv.DictReader(file)]
+    assert epochs == list(range(1, FACTS["settings"]["epochs"] + 1))
+
+
+def test_no_place_of_a_machine():
+    for name in ("run.json", "training.log", "history.csv"):
+        assert not re.search(r"/(work|home|root|tmp)\b", (FOLDER / name).read_text())
+
+
+def test_an_astronaut(tmp_path, capsys):
+    """The first command of the README, on NASA's portrait of Eileen Collins, then 43."""
+    data = pytest.importorskip("skimage.data")
+    for name in ("av", "onnx", "onnxruntime"):
+        pytest.importorskip(name)
+    predict = load(MODEL_CODE / "predict.py")
+    Image.fromarray(data.astronaut()).save(tmp_path / "photo.png")
+    assert predict.main([str(tmp_path / "photo.png")]) == 0
+    out = capsys.readouterr().out
+    assert out.count(predict.LICENCE) == out.count(predict.NOTE) == 1
+    [face] = predict.faces(predict.load(), tmp_path / "photo.png")
+    assert f"{face['age']}  " in out and f"female {face['gender_probability']:.0%}" in out
+    assert 20 <= face["age"] <= 45
+    assert face["gender"] == "female" and face["gender_probability"] > 0.7
+
+
+def test_licence():
+    assert "non-commercial research" in FACTS["licence"]
+    assert "non-commercial research" in CARD
+    assert "non-commercial research" in (ROOT / "README.md").read_text()
