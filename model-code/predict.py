@@ -29,6 +29,7 @@ import os
 import re
 import statistics
 import sys
+import warnings
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, nullcontext, redirect_stdout, suppress
@@ -197,7 +198,9 @@ def read_run(run):
 def read_weights(path):
     """The state dict in the file ``path``, and the shapes of its tensors."""
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of odd pickles; what counts is checked below
+            state = torch.load(path, map_location="cpu", weights_only=True)
         shapes = {str(key): tuple(tensor.shape) for key, tensor in state.items()}
         odd = [key for key, tensor in state.items() if not tensor.isfinite().all()]
     except Exception as error:  # what a damaged file raises is not documented
