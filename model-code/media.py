@@ -32,7 +32,7 @@ ORIENTATION = 0x0112  # an EXIF tag, and what is done to make each of its values
 TURNS = dict(zip(range(2, 9), (0, 3, 1, 5, 4, 6, 2), strict=True))
 
 # Demuxers of FFmpeg that make a video of anything: text, or pictures that are not read here.
-NO_VIDEOS = ("tty", "image2", "_pipe")
+NO_VIDEOS = ("tty", "image2", "_pipe", "cdg")
 ATTACHED = 0x400  # AV_DISPOSITION_ATTACHED_PIC, a cover
 
 
@@ -158,7 +158,7 @@ def read_video(path, clip, warn):
     ValueError if there is nothing, or some of it was damaged."""
     import av
 
-    with open(path, "rb") as file, open_video(file) as container:
+    with VideoFile(path) as file, open_video(file) as container:
         stream = best_stream(container, warn)
         stream.codec_context.options = {"max_pixels": str(PIL.Image.MAX_IMAGE_PIXELS)}
         clip.rate = float(stream.average_rate or 30)  # a type of its own since PyAV 19
@@ -180,6 +180,17 @@ def read_video(path, clip, warn):
         raise ValueError("no picture in it can be decoded")
     if damaged:
         raise ValueError(f"{damaged} damaged parts; {number} frames could be decoded")
+
+
+class VideoFile(io.FileIO):
+    """A file for PyAV, which prints a traceback of what an error in it raises; damaged videos want
+    to be read from before their beginning."""
+
+    def seek(self, offset, whence=os.SEEK_SET):
+        try:
+            return super().seek(offset, whence)
+        except OSError:
+            return -1
 
 
 def open_video(file):

@@ -400,6 +400,26 @@ def test_times_never_go_back(tmp_path):
     assert np.abs(np.array(times) - np.arange(12) / 25).max() < 0.15
 
 
+def test_a_video_that_is_read_from_before_its_beginning(bare, tmp_path, capfd):  # noqa: F811
+    """A damaged length in a WMV makes FFmpeg seek there."""
+    path = tmp_path / "film.wmv"
+    save_video(path, [small(0.5)] * 5, "wmv2")
+    content = path.read_bytes()
+    path.write_bytes(content[:47] + content[55:])
+    assert call(*bare, path, "--crops", "--out", tmp_path / "out") == 1
+    [line] = capfd.readouterr().err.splitlines()
+    reason = "neither an image nor a video, or too damaged (invalid data)"
+    assert line == f"predict.py: error: {path}: {reason}"
+
+
+def test_a_karaoke_disc_is_no_video(bare, tmp_path, capsys):  # noqa: F811
+    """FFmpeg takes any file that begins with this byte for one, as a damaged ONNX file may."""
+    content = "090e32370a0c0a01780201792204520a08080112040a0208" + "04620f0a0179120a0a0a0a080801"
+    (tmp_path / "model.onnx").write_bytes(bytes.fromhex(content + "12040a0208044202"))
+    reason = failing(bare, tmp_path, capsys, tmp_path / "model.onnx")
+    assert reason == "neither an image nor a video (cdg)"
+
+
 @pytest.mark.parametrize("name", ["readme.txt", "group.nfo", "drawing.ans", "photo.jpg"])
 def test_text_is_no_video(name, bare, tmp_path, capsys):  # noqa: F811
     (tmp_path / name).write_text("Dear reader,\n" * 500)
