@@ -23,8 +23,13 @@ def read_labels(path):
     """{end of a photo's path, in parts: (age, gender)} of a CSV with the columns file, age and, if
     known, gender. ValueError where it can't be used."""
     try:
-        options = {"dtype": str, "keep_default_na": False, "encoding": "utf-8-sig"}
-        table = pd.read_csv(path, **options, compression=None)  # whatever its name ends in
+        table = pd.read_csv(
+            path,
+            dtype=str,
+            keep_default_na=False,
+            encoding="utf-8-sig",
+            compression=None,  # whatever its name ends in
+        )
         if not isinstance(table.index, pd.RangeIndex):  # what pandas makes of longer rows
             raise ValueError("rows are longer than the header")
     except ValueError as error:

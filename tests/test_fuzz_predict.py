@@ -78,7 +78,7 @@ def run(tmp_path_factory):
 
 # what libtiff prints by itself, which Pillow offers no way to stop
 CODECS = "TIFF|JPEG|ZIP|LZW|LZMA|ZSTD|WebP|Fax|PackBits|Strip|Decode|Tag|Entry|Directory"
-LIBTIFF = re.compile(rf"(tempfile\.tif|\w*({CODECS})\w*): ")
+LIBTIFF = re.compile(rf"(?!\w*(Error|Warning): )(tempfile\.tif|\w*({CODECS})\w*): ")
 
 
 def errors_printed(capfd):

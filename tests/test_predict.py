@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 import tracemalloc
+import zipfile
 import zlib
 from fractions import Fraction
 from pathlib import Path
@@ -1041,6 +1042,20 @@ def test_odd_facts_beside_the_weights(bare, tmp_path):
         torch.save(state, tmp_path / "odd.pt")
         model = predict.load(weights=tmp_path / "odd.pt", script="afad-coral.py", image_size=32)
         assert all(torch.equal(model.network.state_dict()[key], state[key]) for key in state)
+    (tmp_path / "odd.pt").unlink()
+
+
+def test_weights_that_name_another_pickle_protocol(bare, tmp_path, recwarn):
+    """They are taken, and torch's warning of them is not printed."""
+    with zipfile.ZipFile(bare[1]) as old, zipfile.ZipFile(tmp_path / "odd.pt", "w") as new:
+        for name in old.namelist():
+            content = old.read(name)
+            if name.endswith("/data.pkl"):
+                assert content[:2] == b"\x80\x02"
+                content = b"\x80\x04" + content[2:]
+            new.writestr(name, content)
+    predict.read_weights(tmp_path / "odd.pt")
+    assert [str(warning.message) for warning in recwarn] == []
     (tmp_path / "odd.pt").unlink()
 
 

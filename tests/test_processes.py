@@ -220,21 +220,21 @@ def numbers(out):
     return costs(out), history, metrics, sorted(path.name for path in out.iterdir()), files
 
 
+def go_on(out, expected, *words):
+    """Run ``words``, which go on with the run in ``out``; it ends with the numbers ``expected``."""
+    code, err = complete(begin(*TORCHRUN, *words))
+    assert code == 0, err
+    assert numbers(out) == expected
+    shutil.rmtree(out)
+
+
 @pytest.mark.slow
 def test_resume(data, capsys):
     """After kill -9 of all processes, of one of either rank, and after SIGTERM, a run of two ends
     as the uninterrupted one does, byte for byte."""
     code, err = complete(begin(*TORCHRUN, SCRIPT, *options_for(data, "whole"), *BATCH_NORM))
     assert code == 0, err
-    expected = numbers(data / "whole")
-    out = data / "killed"
-
-    def go_on(*words):
-        code, err = complete(begin(*TORCHRUN, *words))
-        assert code == 0, err
-        assert numbers(out) == expected
-        shutil.rmtree(out)
-
+    out, expected = data / "killed", numbers(data / "whole")
     arguments = [*options_for(data, "killed"), *BATCH_NORM]
     process = begin(*TORCHRUN, SCRIPT, *arguments)
     wait_for(process, lambda: len(costs(out)) >= 4)
@@ -245,11 +245,11 @@ def test_resume(data, capsys):
         load(SCRIPT).main([*arguments, "--resume"])
     assert stop.value.code == 2
     assert "number of processes was 2, is 1" in capsys.readouterr().err
-    go_on(SCRIPT, *arguments, "--resume")
+    go_on(out, expected, SCRIPT, *arguments, "--resume")
 
     for rank in (0, 1):
         kill_a_rank(data, rank)
-        go_on(SCRIPT, *arguments, "--resume")
+        go_on(out, expected, SCRIPT, *arguments, "--resume")
 
     process = begin(*TORCHRUN, SCRIPT, *arguments)
     wait_for(process, lambda: len(costs(out)) >= 2)
@@ -260,31 +260,27 @@ def test_resume(data, capsys):
     words = shlex.split(words)
     assert words[:2] == ["torchrun", "--nproc_per_node=2"]
     assert words[2:] == [str(SCRIPT), "--outpath", str(out), "--resume"]
-    go_on(*words[2:])
+    go_on(out, expected, *words[2:])
 
 
 @pytest.mark.slow
 def test_kill_at_twenty_moments(data, capsys):
     """Of both processes, spread over the time that a run takes; 20 of 20 must be identical."""
-    arguments = [*options_for(data, "whole"), *BATCH_NORM]
     begun = time.time()
-    code, err = complete(begin(*TORCHRUN, SCRIPT, *arguments))
+    code, err = complete(begin(*TORCHRUN, SCRIPT, *options_for(data, "whole"), *BATCH_NORM))
     took = time.time() - begun
     assert code == 0, err
-    expected, out = numbers(data / "whole"), data / "killed"
-    arguments[0] = f"--outpath={out}"
+    out, expected = data / "killed", numbers(data / "whole")
+    arguments = [*options_for(data, "killed"), *BATCH_NORM]
     for number in range(1, 21):
         process = begin(*TORCHRUN, SCRIPT, *arguments)
         time.sleep(took * number / 21)
         kill_all(process)
         complete(process)
         held = sorted(path.name for path in out.iterdir()) if out.exists() else []
-        code, err = complete(begin(*TORCHRUN, SCRIPT, *arguments, "--resume"))
         with capsys.disabled():
             print(f"\n{number:2d} held: {', '.join(held) or 'nothing'}", end="")
-        assert code == 0, err
-        assert numbers(out) == expected
-        shutil.rmtree(out)
+        go_on(out, expected, SCRIPT, *arguments, "--resume")
 
 
 @pytest.mark.slow
