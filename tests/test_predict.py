@@ -1337,9 +1337,11 @@ def test_a_video_from_a_program(run, tmp_path):
     assert [number for number, *_ in told] == list(range(0, 24, 2))
     assert [seconds for _, seconds, _ in told] == pytest.approx([n / 5 for n in range(0, 24, 2)])
     rows = [row for *_, faces in told for row in faces]
-    assert [{k: str(v) for k, v in row.items()} for row in rows] == [
-        {k: v for k, v in row.items() if v} for row in frames
-    ]
+    for row, expected in zip(rows, frames, strict=True):
+        # the last digit of a probability depends on the images that are asked about together
+        for key, text in expected.items():
+            value = row.get(key, "")
+            assert str(value) == text or value == pytest.approx(float(text), abs=2e-4), key
 
 
 # ---- True values
