@@ -45,6 +45,7 @@ SQUARES = {
     "morph2": (2.87, 0.76),  # 140 pixels around the nose, the eyes about 48 apart
 }
 EYES_TO_MOUTH = 0.98  # distances of the eyes, in those photos
+TURNED = 1.1  # a face is turned whose eyes and mouth are so many times as far apart as in square()
 
 # A box that comes without landmarks: what square around it, in its widths, is like those photos.
 BOXED = 1.13, 0.02
@@ -191,11 +192,25 @@ def square(points, dataset):
     return centre - (0.5 + 0.5j) * across, across
 
 
-def frame_face(pixels, points, dataset):
-    """The square of ``pixels``, uint8 (height, width, 3), that shows the face with these ``points``
-    as the photos of ``dataset`` show theirs: a PIL image, SIDE pixels wide. What lies outside
-    the picture repeats its border."""
-    corner, across = square(points, dataset)
+def squares(face, dataset):
+    """The squares, as of square(), of which the network is to give its mean answer. Of a ``face``
+    turned to the side the points are closer together than those of ALIGNED, so that square() is too
+    narrow and lies where the nose points: a second one is as wide as eyes and mouth are apart for,
+    around the middle of the box."""
+    corner, across = square(face.points, dataset)
+    points, due = np.asarray(face.points) @ (1, 1j), ALIGNED @ (1, 1j)
+    high, usual = (abs(some[3:].mean() - some[:2].mean()) for some in (points, due))
+    wider = high / usual / abs(across)
+    if dataset in SQUARES or wider < TURNED:
+        return [(corner, across)]
+    centre, middle = corner + (0.5 + 0.5j) * across, np.reshape(face.box, (2, 2)).mean(0) @ (1, 1j)
+    centre += ((middle - centre) / across).real * across
+    return [(corner, across), (centre - (0.5 + 0.5j) * across * wider, across * wider)]
+
+
+def cut(pixels, corner, across):
+    """A square, as of square(), of ``pixels``, uint8 (height, width, 3): a PIL image, SIDE pixels
+    wide. What lies outside the picture repeats its border."""
     corners = corner + across * np.array([0, 1, 1j, 1 + 1j])
     shrink = max(int(abs(across) / SIDE), 1)  # so that no pixel of a large face is skipped
     low = np.floor([corners.real.min(), corners.imag.min()]).astype(int) - 2 * shrink

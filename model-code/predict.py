@@ -266,12 +266,13 @@ def licence(model):
     return LICENCE if Path(model.weights).resolve().parent == PRETRAINED else ""
 
 
-def face_image(pixels, face, model):
-    """A ``face`` (of detect.find_faces) in ``pixels`` as a PIL image, as the training images show
-    theirs."""
-    image = detect.frame_face(pixels, face.points, model.script.DATASET)
+def face_images(pixels, face, model):
+    """PIL images of a ``face`` (of detect.find_faces) in ``pixels``, as the training images show
+    theirs; the network's mean answer to them is what is said of it."""
+    images = [detect.cut(pixels, *square) for square in detect.squares(face, model.script.DATASET)]
     # the script would cut these pixels out of the middle of a larger image
-    return image.resize([model.script.CENTER_CROP] * 2) if model.script.CENTER_CROP else image
+    crop = model.script.CENTER_CROP
+    return [image.resize([crop, crop]) if crop else image for image in images]
 
 
 def prepare(image, model):
@@ -294,6 +295,19 @@ def infer(images, model, batch_size):
         probas.append(answers[0].cpu())
         male += answers[1].tolist() if model.network.fc_gender else [None] * len(batch)
     return torch.cat(probas) if probas else [], male
+
+
+def infer_faces(faces, model, batch_size):
+    """infer() of ``faces``, each a list of images, whose answers are averaged."""
+    probas, male = infer([image for images in faces for image in images], model, batch_size)
+    if faces:
+        sizes = [len(images) for images in faces]
+        probas = torch.stack([part.mean(dim=0) for part in probas.split(sizes)])
+        if model.network.fc_gender:
+            male = [part.mean().item() for part in torch.tensor(male).split(sizes)]
+        else:
+            male = [None] * len(faces)
+    return probas, male
 
 
 # %% What is said of a face
@@ -439,14 +453,14 @@ def read_picture(path, source, clip, number, seconds, pixels, args, model):
     if looked:
         found, asked = find_faces(pixels, path, number, seconds, clip, args)
     if args.crops:
-        images = [PIL.Image.fromarray(pixels) for _ in found]
+        images = [[PIL.Image.fromarray(pixels)] for _ in found]
     else:
-        images = [face_image(pixels, face, model) for face in found if asked]
+        images = [face_images(pixels, face, model) for face in found if asked]
     boxes = [np.clip(np.round(face.box), 0, limits).astype(int).tolist() for face in found]
     return SimpleNamespace(
         source=source, clip=clip, number=number, seconds=seconds, pixels=pixels, looked=looked,
         asked=asked, boxes=boxes, scores=[face.score for face in found],
-        faces=[prepare(image, model) for image in images],
+        faces=[[prepare(image, model) for image in some] for some in images],
     )  # fmt: skip
 
 
@@ -791,7 +805,7 @@ def ended_tracks(clip, before, source, model):
 
 def finish(pictures, args, model, add, path_for, fail):
     """Estimate the faces of ``pictures``; write their rows and marked copies."""
-    probas, male = infer([face for p in pictures for face in p.faces], model, args.batch_size)
+    probas, male = infer_faces([f for p in pictures for f in p.faces], model, args.batch_size)
     begin = 0
     for picture in pictures:
         clip, part = picture.clip, slice(begin, begin + len(picture.faces))
@@ -910,7 +924,7 @@ def faces(model, image, **changed):
     if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3 or not pixels.size:
         raise ValueError(f"no image: {pixels.dtype} {pixels.shape}, not uint8 (height, width, 3)")
     picture = read_picture(source, source, None, 0, None, pixels, args, model)
-    probas, male = infer(picture.faces, model, 16)
+    probas, male = infer_faces(picture.faces, model, 16)
     rows = image_rows(picture, probas, male, model)
     for row, some in zip(rows, probas, strict=True):
         row["age_probas"] = class_probas(some, model.script.LOSS).tolist()
@@ -929,7 +943,7 @@ def video(model, path, **changed):
     for number, (seconds, pixels) in enumerate(frames):
         picture = read_picture(path, source, clip, number, seconds, pixels, args, model)
         if picture.looked:
-            _, rows, _ = frame_rows(picture, clip, *infer(picture.faces, model, 16), model)
+            _, rows, _ = frame_rows(picture, clip, *infer_faces(picture.faces, model, 16), model)
             yield number, seconds, rows
 
 

@@ -405,7 +405,11 @@ def prediction(folder, frames):
     """Faces and frames per second of predict.py, and the shares of its time."""
     predict, seconds = load(ROOT / "model-code" / "predict.py"), collections.Counter()
     torch.save(load(SCRIPT).ResNet34().state_dict(), folder / "model.pt")
-    parts = {"decode": "read_image", "detect": "find_faces", "cut and resize": "face_image prepare"}
+    parts = {
+        "decode": "read_image",
+        "detect": "find_faces",
+        "cut and resize": "face_images prepare",
+    }
     parts |= {
         "network": "infer",
         "mark": "mark",

@@ -230,6 +230,11 @@ def test_next_to_nothing_high_or_wide(size, monkeypatch):
 # ---- Framing
 
 
+def framed(pixels, points, dataset):
+    """The image that detect cuts of a face with these points."""
+    return detect.cut(pixels, *detect.square(points, dataset))
+
+
 def ramps(width, height, unit=1):
     """A picture whose red and green are x and y in ``unit`` pixels."""
     y, x = np.mgrid[:height, :width] // unit
@@ -253,7 +258,7 @@ def test_aligned_faces(turn, side, middle):
         [[math.cos(radians), math.sin(radians)], [-math.sin(radians), math.cos(radians)]]
     )
     points = (detect.ALIGNED - 0.5) @ rotation * side + middle
-    image = detect.frame_face(ramps(256, 256), points, "utk")
+    image = framed(ramps(256, 256), points, "utk")
     assert image.size == (200, 200)
     grid = (np.mgrid[:200, :200][::-1].transpose(1, 2, 0) + 0.5) / 200 - 0.5
     due = (grid @ rotation * side + middle - 0.5).clip(0, 255)
@@ -279,9 +284,9 @@ def test_a_large_face_is_shrunk_without_gaps():
     """A chessboard of single pixels becomes grey, and what is shown stays in its place."""
     board = np.repeat(np.indices((2000, 2000)).sum(0)[:, :, None] % 2 * 255, 3, 2).astype(np.uint8)
     points = detect.ALIGNED * 1600 + 200
-    grey = np.asarray(detect.frame_face(board, points, "utk"), int)
+    grey = np.asarray(framed(board, points, "utk"), int)
     assert np.abs(grey - 127).max() <= 2
-    image = detect.frame_face(ramps(2000, 2000, 8), points, "utk")
+    image = framed(ramps(2000, 2000, 8), points, "utk")
     due = 200 + 8 * (np.mgrid[:200, :200][::-1].transpose(1, 2, 0) + 0.5)
     assert np.abs(shown(image, 8) - due).max() < 16
 
@@ -303,17 +308,56 @@ def test_upright_squares(dataset, side, down):
 def test_framing_of_the_scripts():
     """What the network gets of a photo: the aligned square as the script prepares its own photos;
     morph2's script cuts 140 pixels out of its images, which must be the whole square."""
-    pixels, face = np.asarray(FACE), SimpleNamespace(points=POINTS)
+    pixels, face = np.asarray(FACE), SimpleNamespace(points=POINTS)  # seen from the front
     for dataset in ("afad", "cacd", "morph2", "utk"):
         script = load(CODE / f"{dataset}-coral.py")
         model = SimpleNamespace(script=script, size=48)
-        square = detect.frame_face(pixels, POINTS, dataset)
+        square = framed(pixels, POINTS, dataset)
         if dataset == "morph2":
             square = square.resize((140, 140))
-        framed = predict.prepare(predict.face_image(pixels, face, model), model)
+        [image] = predict.face_images(pixels, face, model)
         # 48/120 of 128 are 51.2, and the crop begins at round(3 / 2)
         expected = np.asarray(script.resize(square, [51, 51])).transpose(2, 0, 1)[:, 2:50, 2:50]
-        assert np.array_equal(framed, expected)
+        assert np.array_equal(predict.prepare(image, model), expected)
+
+
+def test_faces_turned_to_the_side():
+    """A face as of UTKFace, 100 pixels wide there, and one whose points are 0.4 as far apart in
+    the direction of the eyes, both turned by 20 degrees: of the second the network is asked twice,
+    in the square by least squares, and in one of 100 pixels around the box, whose middle is 12
+    pixels beside the points'. What is said is the mean."""
+    axis = np.exp(1j * math.radians(20))
+    for narrow, count in ((1, 1), (0.4, 2)):
+        offsets = (detect.ALIGNED - 0.5) * 100 * (narrow, 1) @ (1, 1j) * axis
+        points = np.stack([offsets.real, offsets.imag], axis=1) + 128
+        middle = 128 + 128j + 12 * axis
+        box = [middle.real - 40, middle.imag - 50, middle.real + 40, middle.imag + 50]
+        face = SimpleNamespace(points=points, box=box)
+        squares = detect.squares(face, "faces")
+        assert squares[0] == detect.square(points, "faces") and len(squares) == count
+        assert len(detect.squares(face, "afad")) == 1
+    (corner, across), (other, wide) = squares
+    assert abs(across) < 80 and wide == pytest.approx(100 * axis, rel=0.02)
+    axis = wide / abs(wide)
+    centre, plain = (other + wide * (0.5 + 0.5j)) / axis, (corner + across * (0.5 + 0.5j)) / axis
+    assert centre.real == pytest.approx((middle / axis).real)  # as far aside as the box's,
+    assert centre.real > plain.real + 10
+    assert centre.imag == pytest.approx(plain.imag)  # and as high as before
+
+
+def test_the_mean_over_a_faces_images(bare):
+    """infer_faces() of a face of two images and one of one; without gender, None of each."""
+    model = predict.load(weights=bare[1], script="afad-coral.py", image_size=32)
+    images = [predict.prepare(small(0.5, mirrored), model) for mirrored in (False, True)]
+    images.append(predict.prepare(ImageOps.flip(FACE), model))
+    probas, male = predict.infer(images, model, 2)
+    assert (probas[0] - probas[1]).abs().max() > 0.01
+    mean, genders = predict.infer_faces([images[:2], images[2:]], model, 2)
+    torch.testing.assert_close(mean, torch.stack([(probas[0] + probas[1]) / 2, probas[2]]))
+    assert genders == pytest.approx([(male[0] + male[1]) / 2, male[2]])
+    model.network.fc_gender = None
+    assert predict.infer_faces([images[:2], images[2:]], model, 2)[1] == [None, None]
+    assert predict.infer_faces([], model, 2) == ([], [])
 
 
 def test_points_are_found_upright_and_turned():
@@ -324,7 +368,7 @@ def test_points_are_found_upright_and_turned():
     turned = FACE.rotate(30, Image.Resampling.BICUBIC, fillcolor=GREY)
     [other] = detect.find_faces(np.asarray(turned))
     squares = [
-        detect.frame_face(np.asarray(image), found.points, "utk")
+        framed(np.asarray(image), found.points, "utk")
         for image, found in ((FACE, face), (turned, other))
     ]
     inner = [np.asarray(image.crop((40, 40, 160, 160)), float) for image in squares]
