@@ -104,14 +104,34 @@ def cost_fn(logits, labels, imp):
 
 
 # %% ResNet-34 [all]
+class Conv3x3(nn.Conv2d):
+    """3x3 convolution, padding 1, no bias. Where oneDNN's gradients are slow, in training on a CPU
+    and for outputs of at most 3x3, channels-last maps are multiplied by one matrix instead."""
+
+    def __init__(self, in_channels, channels, stride=1):
+        super().__init__(in_channels, channels, 3, stride, padding=1, bias=False)
+
+    def forward(self, x):
+        side, step = x.shape[-1], self.stride[0]
+        last = x.is_contiguous(memory_format=torch.channels_last)
+        if not (self.training and x.device.type == "cpu" and last and side <= 3 * step):
+            return super().forward(x)
+
+        # the nine inputs of each output, one after the other: (batch, height, width, 9 channels)
+        padded = F.pad(x.permute(0, 2, 3, 1), (0, 0, 1, 1, 1, 1))
+        taps = [padded[:, i : i + side : step, j : j + side : step] for i, j in np.ndindex(3, 3)]
+        matrix = self.weight.permute(0, 2, 3, 1).flatten(1)
+        return F.linear(torch.cat(taps, 3), matrix).permute(0, 3, 1, 2)
+
+
 class BasicBlock(nn.Module):
     """Two 3x3 convolutions, multiplied by ``keep`` (batch,), and a shortcut (He et al. 2016)."""
 
     def __init__(self, in_channels, channels, stride):
         super().__init__()
-        self.conv1 = nn.Conv2d(in_channels, channels, 3, stride, padding=1, bias=False)
+        self.conv1 = Conv3x3(in_channels, channels, stride)
         self.bn1 = nn.BatchNorm2d(channels)
-        self.conv2 = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
+        self.conv2 = Conv3x3(channels, channels)
         self.bn2 = nn.BatchNorm2d(channels)
         self.downsample = None
         if stride != 1:

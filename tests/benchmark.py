@@ -10,8 +10,9 @@
 
 Draws 2,000 JPEGs of 200x200 pixels and measures on them, in five alternating rounds of which the
 medians are printed (with the lowest and highest in brackets): the input, the training step at
-120x120 pixels, that of the fast recipe at 64x64 in float32 and bfloat16, and this machine's
-matrix multiplication; then one epoch of the script and one of the plain loop, each in a process of
+120x120 pixels, that of the fast recipe at 64x64 in float32 and bfloat16 (with convolutions on the
+smallest maps too, as before they became a matrix product), and this machine's matrix
+multiplication; then one epoch of the script and one of the plain loop, each in a process of
 its own. The plain loop decodes, resizes and crops every image in every epoch, in 4 worker
 processes. Needs Linux and an otherwise idle machine.
 
@@ -137,17 +138,25 @@ def train_rate(module, model, split, args, folder):
 
 
 def fast_step_rates(module, options, folder):
-    """Steps of the fast recipe, two a round: as it is, in bfloat16, and with larger batches."""
+    """Steps of the fast recipe, two a round: as it is, in bfloat16, and with larger batches; each
+    with torch's convolutions as well where the script has one matrix product."""
     args = module.parse_settings([*options, "--recipe=fast", "--epochs=1", f"--outpath={folder}"])
     split, kinds = module.read_split(args.train_csv, args), {}
     module.load_pixels({"train": split}, args)
+
+    def with_convolutions(*given):
+        with mock.patch.object(module.Conv3x3, "forward", torch.nn.Conv2d.forward):
+            return train_rate(*given)
+
     for batch_size in (64, 128):
         for amp in (0, 1):
             own = argparse.Namespace(**vars(args) | {"batch_size": batch_size, "amp": amp})
             few = repeated(split, 2 * batch_size)
             model = module.ResNet34().to(memory_format=torch.channels_last)
             name = f"--recipe fast --batch_size {batch_size} --amp {amp}"
-            kinds[name] = functools.partial(train_rate, module, model, few, own, folder)
+            given = module, model, few, own, folder
+            kinds[f"{name}, convolutions"] = functools.partial(with_convolutions, *given)
+            kinds[name] = functools.partial(train_rate, *given)
     return rounds(kinds)
 
 

@@ -71,11 +71,17 @@ def test_the_benchmarks_steps(tmp_path, monkeypatch):
     """Two batches each, of the images that there are again and again, in float32 and bfloat16."""
     module, words, seen = load(SCRIPT), first_rows("afad", tmp_path, train=5, test=1), []
     monkeypatch.setattr(benchmark, "ROUNDS", 1)
-    monkeypatch.setattr(benchmark, "train_rate", lambda *given: seen.append(given) or 7.0)
+
+    def train_rate(module, *given):
+        seen.append((module.Conv3x3.forward is torch.nn.Conv2d.forward, *given))
+        return 7.0
+
+    monkeypatch.setattr(benchmark, "train_rate", train_rate)
     rates = benchmark.fast_step_rates(module, [*words, "--seed=1"], tmp_path)
-    assert list(rates.values()) == [[7.0]] * 4
+    assert list(rates.values()) == [[7.0]] * 8
     kinds = [(args.batch_size, args.amp) for _, _, _, args, _ in seen]
-    assert kinds == [(64, 0), (64, 1), (128, 0), (128, 1)]
+    assert kinds == [(64, 0)] * 2 + [(64, 1)] * 2 + [(128, 0)] * 2 + [(128, 1)] * 2
+    assert [convolutions for convolutions, *_ in seen] == [True, False] * 4
     for _, _, split, args, _ in seen:
         count = 2 * args.batch_size
         assert len(split.files) == len(split.labels) == len(split.genders) == count
@@ -260,6 +266,34 @@ def test_drop_path_in_training(tmp_path):
             expected = np.where(draws[:, block] < rate, 0, 1 / (1 - rate))
             assert np.allclose(keep[:, block], expected, atol=1e-6)
     assert tiny_run(tmp_path / "without", "--augment=1")[1] != weights
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("side", [2, 3, 4, 5, 6, 7])
+def test_small_maps(side, stride):
+    """As torch's convolution, with its gradients, where a matrix product stands for it; that is in
+    training, channels-last, on maps of at most 3x3."""
+    conv = load(SCRIPT).Conv3x3(4, 6, stride).double()
+    images = torch.rand(3, 4, side, side, dtype=torch.float64)
+    factors = torch.rand(3, 6, -(-side // stride), -(-side // stride), dtype=torch.float64)
+    plain = torch.nn.Conv2d(4, 6, 3, stride, padding=1, bias=False).double()
+    plain.load_state_dict(conv.state_dict())
+
+    found = []
+    for layer in (plain, conv):
+        layer.zero_grad()
+        inputs = images.clone(memory_format=torch.channels_last).requires_grad_()
+        outputs = layer(inputs)
+        (outputs * factors).sum().backward()
+        found.append((outputs, inputs.grad, layer.weight.grad))
+        name = type(outputs.grad_fn).__name__
+        assert name.startswith("Convolution") == (layer is plain or len(outputs[0, 0]) > 3)
+    torch.testing.assert_close(*found, rtol=1e-12, atol=1e-12)
+    assert found[1][0].is_contiguous(memory_format=torch.channels_last)
+
+    assert type(conv(images).grad_fn).__name__.startswith("Convolution")
+    conv.eval()
+    assert type(conv(inputs).grad_fn).__name__.startswith("Convolution")
 
 
 def test_parts_of_a_batch_get_its_draws():
