@@ -105,26 +105,6 @@ def cost_fn(logits, labels, imp):
 
 
 # %% ResNet-34 [all]
-class Conv3x3(nn.Conv2d):
-    """3x3 convolution, padding 1, no bias. Where oneDNN's gradients are slow, in training on a CPU
-    and for outputs of at most 3x3, channels-last maps are multiplied by one matrix instead."""
-
-    def __init__(self, in_channels, channels, stride=1):
-        super().__init__(in_channels, channels, 3, stride, padding=1, bias=False)
-
-    def forward(self, x):
-        side, step = x.shape[-1], self.stride[0]
-        last = x.is_contiguous(memory_format=torch.channels_last)
-        if not (self.training and x.device.type == "cpu" and last and side <= 3 * step):
-            return super().forward(x)
-
-        # the nine inputs of each output, one after the other: (batch, height, width, 9 channels)
-        padded = F.pad(x.permute(0, 2, 3, 1), (0, 0, 1, 1, 1, 1))
-        taps = [padded[:, i : i + side : step, j : j + side : step] for i, j in np.ndindex(3, 3)]
-        matrix = self.weight.permute(0, 2, 3, 1).flatten(1)
-        return F.linear(torch.cat(taps, 3), matrix).permute(0, 3, 1, 2)
-
-
 class BasicBlock(nn.Module):
     """Two 3x3 convolutions, multiplied by ``keep`` (batch,), and a shortcut (He et al. 2016)."""
 
@@ -490,7 +470,7 @@ def validate(epoch, split, args, device, state):
     return now["mae"], now["rmse"]
 
 
-# %% From here on: settings, files, resuming, several processes, the command line [all]
+# %% From here on: settings, files, fast convolutions, processes, resuming, the command line [all]
 # For `uv run`, which then needs no environment; the same as requirements.txt.
 # /// script
 # requires-python = ">=3.10,<3.15"
@@ -779,6 +759,27 @@ def decode(split, args):
             digest.update(b"".join(contents))
             bar.update(len(contents))
     return digest.hexdigest()
+
+
+# %% Convolutions on a CPU [all]
+class Conv3x3(nn.Conv2d):
+    """3x3 convolution, padding 1, no bias. Where oneDNN's gradients are slow, in training on a CPU
+    and for outputs of at most 2x2, channels-last maps are multiplied by one matrix instead."""
+
+    def __init__(self, in_channels, channels, stride=1):
+        super().__init__(in_channels, channels, 3, stride, padding=1, bias=False)
+
+    def forward(self, x):
+        side, step = x.shape[-1], self.stride[0]
+        last = x.is_contiguous(memory_format=torch.channels_last)
+        if not (self.training and x.device.type == "cpu" and last and side <= 2 * step):
+            return super().forward(x)
+
+        # the nine inputs of each output, one after the other: (batch, height, width, 9 channels)
+        padded = F.pad(x.permute(0, 2, 3, 1), (0, 0, 1, 1, 1, 1))
+        taps = [padded[:, i : i + side : step, j : j + side : step] for i, j in np.ndindex(3, 3)]
+        matrix = self.weight.permute(0, 2, 3, 1).flatten(1)
+        return F.linear(torch.cat(taps, 3), matrix).permute(0, 3, 1, 2)
 
 
 # %% Several processes [all]
