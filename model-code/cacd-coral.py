@@ -542,10 +542,10 @@ SETTINGS = {  # option: (paper, fast, lowest, highest, meaning); what has no low
     "channels_last": (0, 1, 0, 1, "1: channels-last memory format"),
     "log_every": (50, 50, 1, 10**9, "batches from one cost line to the next"),
     "checkpoint_minutes": (10.0, 10.0, 0, 1e9, "time between checkpoints within an epoch"),
-    "cache_dir": (None, None, None, None, "folder for the decoded pixels; None: temporary files'"),
+    "cache_dir": (None, None, None, None, "folder for decoded pixels; None: the temporary one"),
 }
 PATHS = {name for name, row in SETTINGS.items() if row[2] is None}
-FREE_ON_RESUME = PATHS | {"cuda", "log_every", "checkpoint_minutes", "trust_csv"}
+FREE_ON_RESUME = PATHS - {"init_from"} | {"cuda", "log_every", "checkpoint_minutes", "trust_csv"}
 
 
 def refuse(message, code=2):
@@ -614,7 +614,9 @@ def read_table(csv):
     """The rows of a CSV as text, without blanks around all but file names, and its SHA-256."""
     try:
         content = csv.read_bytes()
-        table = pd.read_csv(io.BytesIO(content), dtype=str, keep_default_na=False)
+        form = {"dtype": str, "keep_default_na": False}
+        header = pd.read_csv(io.BytesIO(content), header=None, nrows=1, **form)
+        table = pd.read_csv(io.BytesIO(content), **form)
     except OSError as error:
         refuse(f"{csv}: {error.strerror}; edit the paths in {__file__} or give them as options")
     except ValueError as error:
@@ -622,8 +624,10 @@ def read_table(csv):
     # where rows are longer than the header pandas makes row names of their first fields
     regular = len(table) and isinstance(table.index, pd.RangeIndex)
     need(regular, f"{csv}: no rows below the header, or rows with more fields than it has")
+    names = [name for name in header.loc[0].str.strip() if name]  # pandas numbers equal ones
+    unique = len(names) == len(set(names))
+    need(unique, f"{csv}: two columns have the same name: {', '.join(names)}")
     table = table.rename(columns=str.strip)
-    need(table.columns.is_unique, f"{csv}: two columns have the same name: {', '.join(table)}")
     for column in table.columns.drop(FILE_COLUMN, errors="ignore"):
         table[column] = table[column].str.strip()
     return table, hashlib.sha256(content).hexdigest()
@@ -737,7 +741,8 @@ def load_pixels(splits, args):
         places = all_gather((platform.node(), path if leads else None))
         if not leads:
             mine = [path for node, path in places if path and node == platform.node()]
-            need(mine, "no process of LOCAL_RANK 0 runs on this machine to decode the images")
+            if not mine:
+                raise RuntimeError("no process of LOCAL_RANK 0 on this machine decodes the images")
             path = mine[0]
         pixels = np.memmap(path, np.uint8, "r+", shape=shape)
         wait_for_all()
@@ -1129,10 +1134,9 @@ def earlier_run(argv, args):
     return before, checkpoint
 
 
-def check_equal(what, was, now):
+def check_equal(what, was, now, advice="make it equal"):
     """Refuse to resume where ``was`` is not ``now``."""
-    advice = "leave it out or make it equal, or start another run"
-    need(was == now, f"--resume: {what} was {was}, is {now}: {advice}")
+    need(was == now, f"--resume: {what} was {was}, is {now}: {advice}, or start another run")
 
 
 def check_settings(before, args):
@@ -1140,9 +1144,10 @@ def check_settings(before, args):
     check_equal("script", before["script"], Path(__file__).name)
     check_equal("number of processes", before["processes"], PROCESSES)
     check_equal("--seed", before["seed"], before["seed"] if args.seed == -1 else args.seed)
+    now, advice = plain(args), "leave it out"
     for name, (paper, *_) in {"recipe": ("paper",), **SETTINGS}.items():
         if name not in FREE_ON_RESUME and name != "seed":
-            check_equal(f"--{name}", before["settings"].get(name, paper), getattr(args, name))
+            check_equal(f"--{name}", before["settings"].get(name, paper), now[name], advice)
 
 
 def check_data(before, now):
@@ -1151,7 +1156,7 @@ def check_data(before, now):
         for name in before["data"] | now["data"]:
             for kind in ("csv_sha256", "images_sha256"):
                 was, is_now = (facts["data"].get(name, {}).get(kind) for facts in (before, now))
-                check_equal(f"{kind} of {name} data", was, is_now)
+                check_equal(f"{kind} of {name} data", was, is_now, "bring back what it began with")
     if before["script_sha256"] != now["script_sha256"]:
         warn("this script's text has changed since the run began")
 

@@ -49,7 +49,6 @@ MOST = 2048  # photos on which the cost of small files is measured, drawn from t
 TOLERANCE = 1e-4  # between the probabilities of torch and ONNX Runtime
 BATCH = 32
 
-TERMS = {"utk": "non-commercial research only (UTKFace)"}  # where run.json has no "licence"
 POINTS = "eye on the left", "eye on the right", "nose tip", "mouth corner on the left", "and right"
 
 refuse = functools.partial(predict.refuse, program="export.py")
@@ -297,10 +296,9 @@ def resized(model):
     return pixels.shape[-1]
 
 
-def describe(run, model, precision):
+def describe(model, precision):
     """Metadata of the file, {name: text}."""
     script = model.script
-    told = json.loads((run / "run.json").read_bytes()).get("licence")
     return {
         "dataset": script.DATASET,
         "loss": script.LOSS,
@@ -311,7 +309,7 @@ def describe(run, model, precision):
         "interval_coverage": str(predict.COVERAGE),
         "precision": precision,
         "note": predict.NOTE,
-        "licence": str(told or TERMS.get(script.DATASET, "unknown")),
+        "licence": model.licence or "as the photos, and any weights it was begun from, allow",
         "weights_sha256": hashlib.sha256(Path(model.weights).read_bytes()).hexdigest(),
     }
 
@@ -429,7 +427,7 @@ def export(args):
         text = cost(answers(content, images), small, ages)
         predict.say(f"{precision}: of {len(images):,} {kind}, {text}")
 
-    helper.set_model_props(made, describe(args.run, model, precision))
+    helper.set_model_props(made, describe(model, precision))
     onnx.checker.check_model(made)
     return made.SerializeToString()
 

@@ -1,8 +1,10 @@
 """True ages and genders of photos, and how far predictions are from them."""
 
+import collections
 import re
 from pathlib import PurePath
 
+import numpy as np
 import pandas as pd
 
 RANGE = re.compile(r"(\d{1,3})-(\d{1,3})")
@@ -40,7 +42,7 @@ def read_labels(path):
     if "gender" not in table:
         table["gender"] = ""
     found = {}
-    for number, row in enumerate(table.itertuples(), 2):
+    for number, row in enumerate(table.itertuples(), 1):
         place, key = f"{path}: row {number}", PurePath(row.file).parts
         try:
             bounds(row.age)
@@ -54,12 +56,30 @@ def read_labels(path):
     return found
 
 
-def label_of(source, found):
-    """The label, of read_labels(), whose file is the longest end of the path ``source``; None if
-    there is none."""
+def check_labels(found, sources, pattern):
+    """ValueError where a label is that of several ``sources``, or where most ages differ by one
+    number of years from those that the files' names tell by ``pattern``: they are then classes, as
+    training's CSVs have them for ages that do not begin at 0."""
+    counts = collections.Counter(key_of(source, found) for source in sources)
+    for key, count in counts.items():
+        if key and count > 1:
+            more = "give more of its path"
+            raise ValueError(f"{str(PurePath(*key))!r} is the end of {count} inputs; {more}")
+    names = pd.Series([PurePath(*key).as_posix() for key in found], dtype=str)
+    low, high = np.array([bounds(age) for age, _ in found.values()]).reshape(-1, 2).T
+    told = names.str.extract(pattern)[0].astype(float)
+    off = (low - told)[low == high].dropna()
+    usual, share = off.median(), (off == off.median()).mean()
+    if len(off) > len(found) / 2 and usual and share > 0.9:
+        what = f"the ages of {share:.0%} of the rows differ from the file names' by {abs(usual):g}"
+        raise ValueError(f"{what} years: classes, it seems; ages in years are needed")
+
+
+def key_of(source, found):
+    """The key of read_labels() that is the longest end of the path ``source``; None if there is
+    none."""
     parts = PurePath(source).parts
-    ends = (found.get(parts[start:]) for start in range(len(parts)))
-    return next((label for label in ends if label), None)
+    return next((end for i in range(len(parts)) if (end := parts[i:]) in found), None)
 
 
 def scores(rows):

@@ -44,12 +44,14 @@ def find_files(words, out):
     suffixes = {s for s, kind in PIL.Image.registered_extensions().items() if kind in FORMATS}
     suffixes.update(VIDEOS, HEIC, [".avif"])
     files, lines, out = [], [], out and out.resolve()
+    another = "its files are replaced; choose another --out"
     for word in words:
         path = Path(word)
         if "://" in word:
             raise ValueError(f"{word}: is a URL; download the file and give its path")
         if os.path.isdir(path):
-            inside = [p for p in walk(path) if out not in p.resolve().parents]
+            walked = walk(path)
+            inside = [p for p in walked if out not in p.resolve().parents]
             found = [p for p in inside if p.suffix.lower() in suffixes]
             others = collections.Counter(
                 p.suffix.lower() or "without suffix"
@@ -57,6 +59,8 @@ def find_files(words, out):
                 if p.suffix.lower() not in suffixes
             )
             kinds = ", ".join(f"{count} {kind}" for kind, count in others.most_common())
+            if out and walked and not inside:
+                raise ValueError(f"{word}: all that is in it lies in --out {out}; {another}")
             if not found:
                 raise ValueError(
                     f"{word}: no image or video in this folder or the folders in it"
@@ -68,19 +72,25 @@ def find_files(words, out):
         elif not os.path.isfile(path):
             raise ValueError(f"{word}: no such file or folder")
         elif out in path.resolve().parents:
-            raise ValueError(
-                f"{word}: lies in --out {out}, whose files are replaced; choose another --out"
-            )
+            raise ValueError(f"{word}: lies in --out {out}; {another}")
         else:
             files.append(path)
-    return files, lines
+    once = {}
+    for path in files:
+        once.setdefault(os.path.abspath(path), path)
+    return list(once.values()), lines
 
 
 def walk(folder):
     """The files in ``folder`` and the folders in it, sorted, without hidden ones and those of
-    network storage (@eaDir); links to folders are followed, each folder is entered once."""
+    network storage (@eaDir); links to folders are followed, each folder is entered once. OSError
+    where one can't be read."""
+
+    def fail(error):
+        raise error
+
     found, entered = [], {os.path.realpath(folder)}
-    for here, names, files in os.walk(folder, followlinks=True):
+    for here, names, files in os.walk(folder, onerror=fail, followlinks=True):
         inside = [(name, os.path.realpath(os.path.join(here, name))) for name in sorted(names)]
         names[:] = []
         for name, place in inside:
@@ -100,12 +110,13 @@ def read_image(path, warn, turn=True):
     # not by its name: Pillow would map an uncompressed TIFF, and turn what it maps wrongly
     with open(path, "rb") as file, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of odd tags and palettes, which a user cannot mend
-        warnings.simplefilter("error", PIL.Image.DecompressionBombWarning)
         begin = file.read(12)
         if begin[4:8] == b"ftyp" and begin[8:] in BRANDS:
             register_heic()
         formats = [name for name in FORMATS if name in PIL.Image.ID]
         with PIL.Image.open(file, formats=formats) as image:
+            if image.width * image.height > PIL.Image.MAX_IMAGE_PIXELS:  # Pillow refuses twice that
+                raise ValueError(f"more than {PIL.Image.MAX_IMAGE_PIXELS} pixels; make it smaller")
             count = getattr(image, "n_frames", 1)
             if image.format == "GIF" and count > 1:
                 raise PIL.UnidentifiedImageError("animated")

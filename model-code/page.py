@@ -131,7 +131,7 @@ class Visitor(BaseHTTPRequestHandler):
             if name not in ("localhost", self.server.host.lower()):
                 ipaddress.ip_address(name)
         except ValueError:
-            return "open the page by the address that page.py has printed"
+            return "open the page by this machine's IP address, or start page.py with --host NAME"
         own = origin is None or origin.split("//")[-1] == host
         return "" if own else "sent by the page of another site"
 
@@ -210,7 +210,7 @@ def about(model):
     return {
         "model": "/".join(Path(model.weights).parts[-2:]),
         "script": Path(model.script.__file__).name,
-        "licence": predict.licence(model),
+        "licence": model.licence,
         "note": predict.NOTE,
         "youngest": model.script.YOUNGEST_AGE,
         "coverage": predict.COVERAGE,
@@ -258,7 +258,8 @@ def video(model, path, tell):
         notes.append(what + predict.reason_of(error))
 
     bar.update = update
-    options = predict.options(batch_size=16, labels=None, no_draw=False)
+    options = predict.options()
+    options.batch_size, options.labels, options.no_draw = 16, None, False
     options.note = lambda _, what: notes.append(what)
     predict.answer([path], options, model, add, lambda *_: copy, fail, bar)
     if not copy.exists():
@@ -298,9 +299,12 @@ def serve(server, args):
     if not ipaddress.ip_address(host).is_loopback:
         line = f"page.py: warning: all who reach this machine at {host} can use the page"
         predict.say(line, sys.stderr)
-    print(f"{facts['model']}, by {facts['script']}{facts['licence'] and '; '}{facts['licence']}")
+    terms = f"; licence: {facts['licence']}" if facts["licence"] else ""
+    print(f"{facts['model']}, by {facts['script']}{terms}")
     print(predict.NOTE)
     name = f"[{host}]" if ":" in host else host
+    if ipaddress.ip_address(host).is_unspecified:
+        name = "<this machine's IP address>"
     print(f"http://{name}:{port} is the page; Ctrl-C ends it", flush=True)
     server.serve_forever()
 

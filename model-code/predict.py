@@ -49,7 +49,6 @@ from whole_files import written
 
 HERE = Path(__file__).resolve().parent
 PRETRAINED = HERE / "pretrained"
-LICENCE = "trained on UTKFace: for non-commercial research only (model-code/pretrained/README.md)"
 LOSSES = ("ce", "coral", "ordinal")
 # The training scripts are found by their names: <data set>-<loss>.py
 NAME = re.compile(rf"[a-z0-9]+-({'|'.join(LOSSES)})\.py")
@@ -110,7 +109,7 @@ def parse_settings(argv):
     parser.error = refuse
     add = parser.add_argument
     add("paths", nargs="+", metavar="INPUT", help="images, videos, and folders of them")
-    add("--run", type=Path, default=PRETRAINED, help="folder of a finished run")
+    add("--run", type=Path, help="folder of a finished run (that of the model that comes along)")
     add("--out", type=Path, metavar="DIR", help="folder that receives the results")
     add("--overwrite", action="store_true", help="use DIR though it holds files, and replace them")
     add("--json", action="store_true", help="print what predictions.json holds, and no table")
@@ -122,8 +121,8 @@ def parse_settings(argv):
         "path), age (in years, or 20-29), gender (male, female or empty); of several faces in a "
         "photo the largest is meant",
     )
-    add("--weights", type=Path, metavar="FILE", help="state dict to take instead of RUN's")
-    add("--script", choices=SCRIPTS, metavar="NAME", help="what trained FILE, if there is no RUN")
+    add("--weights", type=Path, metavar="FILE", help="state dict to take instead of --run's")
+    add("--script", choices=SCRIPTS, metavar="NAME", help="what trained FILE, if there is no --run")
     add("--image_size", type=int, help="side of that network's input in pixels (120)")
     add("--crops", action="store_true", help="the images are faces, cut as the training images")
     add(
@@ -153,8 +152,6 @@ def parse_settings(argv):
         value = getattr(args, name)
         if value is not None and not low <= value <= high:
             refuse(f"--{name} {value}: must be from {low} to {high}")
-    if args.script and not args.weights:
-        refuse("--script needs --weights: the file that the script has written")
     if args.boxes and args.crops:
         refuse("--boxes goes without --crops, whose images are faces as a whole")
     if args.image_size and not args.script:
@@ -174,7 +171,8 @@ def load_script(name):
 
 
 def read_run(run):
-    """The facts in RUN's run.json, of which only figures and the name of a script are believed."""
+    """The facts in RUN's run.json, of which only figures, the name of a script and the terms of use
+    are believed."""
     try:
         facts = json.loads((run / "run.json").read_bytes())
         name, settings = facts["script"], facts["settings"]
@@ -192,7 +190,11 @@ def read_run(run):
     if changed and run.resolve() != PRETRAINED:
         warn(f"{name} has changed since this run")
     switches = {key: bool(settings.get(key)) for key in SWITCHES}
-    return name, size, switches, {key: facts.get(key) for key in ("num_classes", "youngest_age")}
+    licence = facts.get("licence", "")
+    if not isinstance(licence, str):
+        raise InputError(f"{run / 'run.json'}: its licence, {licence!r}, is no text")
+    ages = {key: facts.get(key) for key in ("num_classes", "youngest_age")}
+    return name, size, switches, ages, licence
 
 
 def read_weights(path):
@@ -218,21 +220,26 @@ def need_detector(otherwise=""):
             raise InputError(f"{name} is not installed: {media.EXTRAS}{otherwise}")
 
 
-def load(run=PRETRAINED, *, weights=None, script=None, image_size=120, cuda=-1):
-    """The network of the folder ``run``, in a namespace with all that preparing its input takes: of
-    a run with validation that of the best epoch, since that is what the validation was for.
+def load(run=None, *, weights=None, script=None, image_size=120, cuda=-1):
+    """The network of the folder ``run``, or the one that comes with the project, in a namespace
+    with all that preparing its input takes: of a run with validation that of the best epoch, since
+    that is what the validation was for.
 
-    ``weights`` is the path of a state dict to take instead; with ``script``, the name of the
-    training script, and ``image_size`` in pixels, no run is needed. ``cuda`` is the number of the
-    device, -1 the CPU. InputError where it can't be had.
+    ``weights`` is the path of a state dict to take instead of that of ``run``, or, without one, of
+    a network of ``script``, the name of the training script, and ``image_size`` in pixels.
+    ``cuda`` is the number of the device, -1 the CPU. InputError where it can't be had.
     """
+    if (script and (run or not weights)) or (weights and not (run or script)):
+        message = "with --run, the folder of their run, or with --script, what trained them"
+        raise InputError(f"give --weights {message}")
     if cuda >= (count := torch.cuda.device_count()):
         message = f"this machine has {count} CUDA devices; --cuda -1 is the CPU"
         raise InputError(f"--cuda {cuda}: {message}")
     name, size, switches, ages = script, image_size, dict.fromkeys(SWITCHES, False), {}
+    licence = ""
     if not script:
-        run = Path(run)
-        name, size, switches, ages = read_run(run)
+        run = Path(run or PRETRAINED)
+        name, size, switches, ages, licence = read_run(run)
         if not weights:
             best = run / "best_model.pt"
             weights = best if best.exists() else run / "model.pt"
@@ -257,13 +264,15 @@ def load(run=PRETRAINED, *, weights=None, script=None, image_size=120, cuda=-1):
     if switches["channels_last"]:
         network.to(memory_format=torch.channels_last)
     return SimpleNamespace(
-        script=module, network=network, size=size, device=device, weights=str(weights), **switches
-    )
+        script=module, network=network, size=size, device=device, weights=str(weights),
+        licence=licence, **switches
+    )  # fmt: skip
 
 
-def licence(model):
-    """The terms of the model that comes with the scripts; nothing is known of other models'."""
-    return LICENCE if Path(model.weights).resolve().parent == PRETRAINED else ""
+def title(model):
+    """Which model answers, by which script it was trained, and its terms, where they are told."""
+    name = f"{model.weights}, by {Path(model.script.__file__).name}"
+    return f"{name}; licence: {model.licence}" if model.licence else name
 
 
 def face_images(pixels, face, model):
@@ -348,7 +357,7 @@ def estimate(probas, male, model):
 def words_of(row, model):
     """Age, interval and gender of a row in words: 32, 27-38, female 83%."""
     end = ""
-    if row["at_end_of_range"]:
+    if row["at_end_of_range"] and row["age"]:
         end = " or younger" if row["age"] == model.script.YOUNGEST_AGE else " or older"
     gender = f"{row['gender']} {row['gender_probability']:.0%}" if "gender" in row else ""
     return f"{row['age']}{end}", f"{row['age_low']}-{row['age_high']}", gender
@@ -381,7 +390,7 @@ def read_boxes(path):
     boxes = {}
     try:
         with open(path, encoding="utf-8-sig", newline="") as file:
-            for number, row in enumerate(csv.DictReader(file), 2):
+            for number, row in enumerate(csv.DictReader(file), 1):
                 if row.get("kind") == "track":  # a summary, without a box
                     continue
                 box = [float(row[side]) for side in SIDES]
@@ -495,7 +504,7 @@ def read_inputs(paths, args, model, fail, bar):
 def reason_of(error):
     """One line that says why a file has failed."""
     if isinstance(error, ImportError):
-        return f"neither an image, nor PyAV there: {media.EXTRAS}"
+        return f"not an image; videos need PyAV: {media.EXTRAS}"
     reason = getattr(error, "strerror", None) or str(error)  # without the path
     return " ".join(reason.split()) or type(error).__name__
 
@@ -855,10 +864,10 @@ def frame_rows(picture, clip, probas, male, model):
 
 def add_labels(rows, source, args):
     """Add its true age and gender to the row of the largest face, which a photo's label means."""
-    label = labels.label_of(source, args.labels)
-    if label and rows:
+    key = labels.key_of(source, args.labels)
+    if key and rows:
         areas = [(r["right"] - r["left"]) * (r["bottom"] - r["top"]) for r in rows]
-        known = dict(zip(("true_age", "true_gender"), label, strict=True))
+        known = dict(zip(("true_age", "true_gender"), args.labels[key], strict=True))
         rows[int(np.argmax(areas))] |= {name: value for name, value in known.items() if value}
 
 
@@ -897,11 +906,11 @@ def answer(paths, args, model, add, path_for, fail, bar):
 
 
 # %% For programs
-def options(**changed):
+def options(*, crops=False, every=1, min_score=detect.MIN_SCORE, megapixels=detect.MEGAPIXELS):
     """What read_picture() and what it calls take from the command line, in a namespace."""
-    defaults = {"crops": False, "boxes": None, "every": 1}
-    defaults |= {"min_score": detect.MIN_SCORE, "megapixels": detect.MEGAPIXELS}
-    return SimpleNamespace(**{**defaults, **changed})
+    return SimpleNamespace(
+        crops=crops, boxes=None, every=every, min_score=min_score, megapixels=megapixels
+    )
 
 
 def faces(model, image, **changed):
@@ -952,8 +961,7 @@ def run(args):
     """Predict for all inputs; the list of failures."""
     try:
         paths, notes = media.find_files(args.paths, args.out)
-        if args.labels:
-            args.labels = labels.read_labels(args.labels)
+        known = args.labels and labels.read_labels(args.labels)
     except ValueError as error:
         raise InputError(error) from None
     if not args.crops:
@@ -964,12 +972,21 @@ def run(args):
         message = "holds files already; give another folder, or --overwrite"
         raise InputError(f"--out {args.out}: {message}")
     if args.boxes:
-        args.boxes = read_boxes(args.boxes)
+        boxes = read_boxes(args.boxes)
+        if boxes and not {source for source, _ in boxes} & set(map(os.path.realpath, paths)):
+            message = "no source in it is one of the inputs; give their paths as from this folder"
+            raise InputError(f"--boxes {args.boxes}: {message}")
+        args.boxes = boxes
     given = {"weights": args.weights, "script": args.script, "image_size": args.image_size or 120}
     model = load(args.run, **given, cuda=args.cuda)
+    if args.labels:
+        try:
+            labels.check_labels(known, paths, model.script.AGE_IN_NAME)
+        except ValueError as error:
+            raise InputError(f"{args.labels}: {error}") from None
+        args.labels = known
     args.note = warn
-    terms = f"; {licence(model)}" * bool(licence(model))
-    say(f"{model.weights}, by {Path(model.script.__file__).name}{terms}")
+    say(title(model))
     if not args.json:
         say(HEAD)
     if args.out:

@@ -189,7 +189,7 @@ def standard_images(table, dataset):
         in_name = table["path"].str.extract(r"(?:^|/)\d+_([01])_(?:([0-4])_)?\d+\.[^/]*$")
         gender, race = in_name[0].map({"0": "male", "1": "female"}), in_name[1].map(UTK_RACES)
     if "Male" in table:
-        gender = table["Male"].astype(str).map({"1": "male", "-1": "female"})
+        gender = pd.to_numeric(table["Male"], errors="coerce").map({1: "male", -1: "female"})
     for name in ("gender", "true_gender"):
         gender = table[name] if name in table else gender
     images["gender"] = gender.where(gender.isin(GENDERS))
@@ -518,7 +518,7 @@ def results_apart(comparisons):
 
 
 def short_tables(comparisons):
-    """The README's two tables in Markdown, results and decoding. Where there are several
+    """The two main tables in Markdown, results and decoding. Where there are several
     comparisons, the first columns are those that tell them apart."""
     results, decoding = results_apart(comparisons), frame(decoding_table, comparisons)
     telling = [n for n in ("data set", "gender", "epoch", "settings") if results[n].nunique() > 1]

@@ -250,10 +250,10 @@ def whole_epochs(folder, options, batch_size):
 def clocked(function, part, seconds):
     """``function``, which adds the time it takes to ``seconds[part]``."""
 
-    def call(*args):
+    def call(*args, **options):
         began = time.perf_counter()
         try:
-            return function(*args)
+            return function(*args, **options)
         finally:
             seconds[part] += time.perf_counter() - began
 

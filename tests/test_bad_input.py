@@ -130,6 +130,8 @@ def test_ce_has_no_importance_weights(data, capsys):
         (b"\xff\xfe\x00\x01\x80" * 9, "train.csv: not a CSV file in UTF-8"),
         (b",file\n0,0.jpg\n", "needs a column 'age', has Unnamed: 0, file"),
         (b"name,age\n0.jpg,3\n", "needs a column 'file', has name, age"),
+        (b"file,age,age\n0.jpg,3,4\n", "two columns have the same name: file, age, age"),
+        (b"file,age, age\n0.jpg,3,4\n", "two columns have the same name: file, age, age"),
         (
             b",file,age\n0,0.jpg,1\n1,1.jpg,40\n",
             "row 2 (1.jpg): age is '40', must be a whole number",

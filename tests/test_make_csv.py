@@ -367,7 +367,7 @@ def test_metadata_columns(tmp_path, capsys):
     [
         ("id,picture_num,race\n1,1,B\n", "it has id, picture_num, race"),
         ("id_num,picture_num,sex\n1,1,M\n", "of race, facial_hair, glasses, quality at least one"),
-        ("id_num,picture_num,race\n1,1,B\n1,x,B\n", "row 3: picture_num is 'x'"),
+        ("id_num,picture_num,race\n1,1,B\n1,x,B\n", "row 2: picture_num is 'x'"),
         ("", "No columns"),
         ("\xff\xfe", "codec"),
         (None, "No such file"),

@@ -57,7 +57,8 @@ def serving(run, temporary, *words, **options):
     try:
         head = [process.stdout.readline() for _ in range(3)]
         assert head[:2] == ["run/model.pt, by afad-coral.py\n", predict.NOTE + "\n"], head
-        port = int(re.fullmatch(r"http://[0-9.]+:([0-9]+) is the page; .*\n", head[2])[1])
+        name = "<this machine's IP address>" if "0.0.0.0" in words else "127.0.0.1"
+        port = int(re.fullmatch(rf"http://{name}:([0-9]+) is the page; .*\n", head[2])[1])
         own = set(os.listdir(temporary))  # torch 2.9 keeps a folder there while it runs
         yield SimpleNamespace(process=process, port=port, temporary=temporary, own=own)
     finally:

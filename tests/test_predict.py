@@ -1,6 +1,7 @@
 """predict.py: a real photo, the real detector, videos made of it, and runs of the scripts."""
 
 import csv
+import errno
 import hashlib
 import json
 import math
@@ -527,6 +528,10 @@ def test_an_interval_by_hand():
     ):
         row = predict.estimate(torch.tensor(probas), None, model)
         assert row["at_end_of_range"] and predict.sentence(row, model) == sentence
+    script.YOUNGEST_AGE = 0
+    assert predict.sentence(predict.estimate(torch.tensor([0.1] * 4), None, model), model) == (
+        "0 (0-0)"  # nobody is younger
+    )
 
 
 # ---- Marks
@@ -612,9 +617,10 @@ def test_boxes_from_elsewhere(bare, tmp_path, capsys):
     [
         ("source,left,top,right\na,1,2,3\n", "not a table of source, frame, left"),
         ("source,left,top,right,bottom\na,1,2,x,4\n", "not a table of source, frame, left"),
-        ("source,left,top,right,bottom\na,1,2,nan,4\n", "row 2: no box: [1.0, 2.0, nan, 4.0]"),
-        ("source,left,top,right,bottom\na,1,2,3,4\na,3,2,1,4\n", "row 3: no box: [3.0, 2.0"),
-        ("source,left,top,right,bottom\na,1,2,1e300,4\n", "row 2: no box: [1.0, 2.0, 1e+300, 4.0]"),
+        ("source,left,top,right,bottom\na,1,2,nan,4\n", "row 1: no box: [1.0, 2.0, nan, 4.0]"),
+        ("source,left,top,right,bottom\na,1,2,3,4\na,3,2,1,4\n", "row 2: no box: [3.0, 2.0"),
+        ("source,left,top,right,bottom\na,1,2,3,4\n", "no source in it is one of the inputs"),
+        ("source,left,top,right,bottom\na,1,2,1e300,4\n", "row 1: no box: [1.0, 2.0, 1e+300, 4.0]"),
         ("\0\xff", "not a table of source, frame, left"),
     ],
 )
@@ -936,7 +942,7 @@ def test_bad_files_among_good_ones(bare, tmp_path, capsys):
         "empty.jpg": (b"", "nvalid data"),
         "half.jpg": (photo[: len(photo) // 2], "truncated"),
         "half.mp4": (film[: len(film) // 2], "nvalid data"),
-        "large.png": (png_header(10_000, 10_000), "exceeds limit"),  # but not by twice
+        "large.png": (png_header(10_000, 10_000), "more than 89478485 pixels; make it smaller"),
         "letter.jpg": (b"Dear reader,\n" * 50, "neither an image nor a video (image2)"),
         "noise.mp4": (np.random.default_rng(1).bytes(5000), "nvalid data"),
     }
@@ -1018,6 +1024,8 @@ def test_a_playlist_opens_no_other_file(name, text, bare, tmp_path, capsys):
         (["{here}/face.png", "--out={here}/full"], "--out {here}/full: holds files already"),
         (["{here}/face.png", "--out={here}/face.png"], "--out {here}/face.png: is a file"),
         (["{here}/full/old.png", "--out={here}/full", "--overwrite"], "lies in --out"),
+        (["{here}/full", "--out={here}/full", "--overwrite"], "full: all that is in it lies in -"),
+        (["{here}/face.png", "--run={here}/full"], "give --weights with --run, the folder of the"),
         (["{here}/face.png", "--every=0"], "--every 0: must be from 1 to 1000000000"),
         (["{here}/face.png", "--min_score=nan"], "--min_score nan: must be from 0 to 1"),
         (["{here}/face.png", "--cuda=7"], "--cuda 7: this machine has "),
@@ -1060,6 +1068,43 @@ def test_refusals(words, message, bare, tmp_path, capsys):
     assert shown.err.startswith("predict.py: error: ") and shown.err.count("\n") == 1
     assert message.format(here=tmp_path) in shown.err
     assert contents(tmp_path) == before and shown.out == ""
+
+
+def test_weights_need_to_be_told_whose_they_are(bare, tmp_path, capsys):
+    """The settings of the model that comes along are not those of other weights."""
+    small(0.5).save(tmp_path / "face.png")
+    for words in (bare[:2], bare[2:4]):
+        assert call(*words, tmp_path / "face.png") == 2
+        [line] = capsys.readouterr().err.splitlines()
+        assert line.startswith("predict.py: error: give --weights with --run, the folder of ")
+
+
+def test_a_folder_that_cannot_be_read(bare, tmp_path, capsys, monkeypatch):
+    """A line, instead of answers without what is in it; the mock stands for the rights that a test
+    of the superuser always has."""
+    (tmp_path / "in" / "locked").mkdir(parents=True)
+    small(0.5).save(tmp_path / "in" / "face.png")
+    scandir = os.scandir
+
+    def locked(path):
+        if os.fspath(path).endswith("locked"):
+            raise PermissionError(errno.EACCES, "Permission denied", path)
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", locked)
+    assert call(*bare, tmp_path / "in") == 1
+    [line] = capsys.readouterr().err.splitlines()
+    assert line == f"predict.py: error: {tmp_path / 'in' / 'locked'}: Permission denied"
+
+
+def test_a_photo_named_twice(bare, tmp_path):
+    """By itself and by its folder: one answer."""
+    small(0.5).save(tmp_path / "a.png")
+    small(0.5).save(tmp_path / "b.png")
+    words = [tmp_path / "b.png", tmp_path, f"{tmp_path}/./b.png", "--out", tmp_path / "out"]
+    assert call(*bare, *words) == 0
+    sources = [row["source"] for row in table(tmp_path / "out")]
+    assert sources == [str(tmp_path / "b.png"), str(tmp_path / "a.png")]
 
 
 def test_weights_that_answer_no_numbers(bare, tmp_path, capsys):
@@ -1214,6 +1259,7 @@ def test_no_other_script_is_run(name, run, tmp_path, capsys, monkeypatch):
             "its youngest_age is 3, that of afad-coral.py is",
         ),
         (lambda run: change(run, num_classes=[]), "its num_classes is [], that of afad-coral.py"),
+        (lambda run: change(run, licence=5), "its licence, 5, is no text"),
     ],
 )
 def test_bad_run_folders(spoil, message, run, tmp_path, capsys):
@@ -1269,7 +1315,7 @@ def test_missing_extras(bare, tmp_path, capsys, monkeypatch):
     assert call(*bare, *words, "--crops", "--out", tmp_path / "out") == 1
     assert [row["source"] for row in table(tmp_path / "out")] == [str(tmp_path / "face.png")]
     film, photo = capsys.readouterr().err.splitlines()
-    assert film.endswith(f"film.mp4: neither an image, nor PyAV there: {remedy}")
+    assert film.endswith(f"film.mp4: not an image; videos need PyAV: {remedy}")
     assert photo.endswith(f"photo.jpg: an image in HEIC: {remedy}, or convert it to JPEG")
 
 
@@ -1302,6 +1348,10 @@ def test_what_is_printed(run, tmp_path, capsys, monkeypatch):
     assert lines[4] == ["no", "face", "black.png"]
     assert shown.out.splitlines()[5] == predict.NOTE and len(lines) == 6 and shown.err == ""
     assert contents(tmp_path) == before
+    change(tmp_path / "run", licence="CC0 1.0")
+    assert call("black.png", "--run", "run") == 0
+    title = "run/model.pt, by afad-coral.py; licence: CC0 1.0"
+    assert capsys.readouterr().out.splitlines()[0] == title
 
 
 def test_json(run, tmp_path, capsys):
@@ -1363,6 +1413,8 @@ def test_from_a_program(run, tmp_path, capsys):
     for bad in (np.zeros((64, 64), np.uint8), np.zeros((64, 64, 3)), np.zeros((0, 9, 3), np.uint8)):
         with pytest.raises(ValueError, match="not uint8"):
             predict.faces(model, bad)
+    with pytest.raises(TypeError, match="'crop'"):
+        predict.faces(model, FACE, crop=True)
     with pytest.raises(predict.InputError, match="holds no model.pt"):
         (run / "model.pt").unlink()
         predict.load(run)
@@ -1469,11 +1521,11 @@ def test_the_label_means_the_largest_face(run, tmp_path):
     [
         ("name,age\nx.png,3\n", "has no column 'file'"),
         ("file,gender\nx.png,male\n", "has no column 'age'"),
-        ("file,age\nx.png,3\ny.png,old\n", "row 3: age 'old': give years, or a range as 20-29"),
-        ("file,age\nx.png,29-20\n", "row 2: age '29-20': give years"),
-        ("file,age\nx.png,nan\n", "row 2: age 'nan': give years"),
-        ("file,age,gender\nx.png,3,M\n", "row 2: gender 'M': give male, female or nothing"),
-        ("file,age\nx.png,3\nx.png,4\n", "row 3: 'x.png' has another label in an earlier row"),
+        ("file,age\nx.png,3\ny.png,old\n", "row 2: age 'old': give years, or a range as 20-29"),
+        ("file,age\nx.png,29-20\n", "row 1: age '29-20': give years"),
+        ("file,age\nx.png,nan\n", "row 1: age 'nan': give years"),
+        ("file,age,gender\nx.png,3,M\n", "row 1: gender 'M': give male, female or nothing"),
+        ("file,age\nx.png,3\nx.png,4\n", "row 2: 'x.png' has another label in an earlier row"),
         ("", "no CSV ("),
         ("file,age\n\xff,3\n", "no CSV ("),
         ("file,age\nx.png,3,4,5\n", "no CSV ("),
@@ -1489,6 +1541,28 @@ def test_bad_labels(text, message, run, tmp_path, capsys):
     shown = capsys.readouterr()
     assert shown.err.startswith(f"predict.py: error: {path}: {message}"), shown.err
     assert shown.err.count("\n") == 1 and not (tmp_path / "out").exists()
+
+
+def test_classes_for_labels(run, tmp_path, capsys):
+    """The CSVs of training tell ages from the youngest on; a label means one photo."""
+    ages, path = (20, 31, 40), tmp_path / "labels.csv"
+    for age in ages:
+        (tmp_path / f"in/{age}/111").mkdir(parents=True)
+        small(0.5).save(tmp_path / f"in/{age}/111/face.png")
+    words = ["--run", run, tmp_path / "in", "--labels", path, "--out", tmp_path / "out"]
+    rows = {off: [f"{age}/111/face.png,{age - off}\n" for age in ages] for off in (0, 15)}
+    for text, message in (
+        ("".join(rows[15]), "the ages of 100% of the rows differ from the file names' by 15 years"),
+        ("face.png,20\n", "'face.png' is the end of 3 inputs; give more of its path"),
+    ):
+        path.write_text("file,age\n" + text)
+        assert call(*words) == 2
+        [line] = capsys.readouterr().err.splitlines()
+        assert line.startswith(f"predict.py: error: {path}: {message}")
+        assert not (tmp_path / "out").exists()
+    path.write_text("file,age\n" + "".join(rows[0]))
+    assert call(*words) == 0
+    assert "3 of 3 labelled photos are here" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("suffix", ["zip", "gz", "xz", "bz2", "zst", "tar"])

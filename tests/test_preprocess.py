@@ -737,12 +737,12 @@ def test_odd_tags_do_not_matter(exif, turned, tmp_path):
 def test_floats_and_long_integers_are_rejected(work, tmp_path):
     ramp = np.arange(400).reshape(20, 20) * 160
     file = tmp_path / "20_A_Name_0001.jpg"
-    for pixels in (ramp.astype(np.int32), (ramp / 2**16).astype(np.float32)):
-        Image.fromarray(pixels).save(file, "TIFF")
-        assert work[0](file, *work[1:]) == {
-            "file": "20_A_Name_0001.jpg",
-            "rejected": "unreadable pixels: floats or 32-bit integers; save it with 8 or 16 bits",
-        }
+    kinds = {"integers of 32 bits": np.int32, "floating-point numbers": np.float32}
+    for kind, dtype in kinds.items():
+        Image.fromarray(ramp.astype(dtype)).save(file, "TIFF")
+        reason = f"its pixels are {kind} of unknown range; convert it to 8 bits"
+        found = work[0](file, *work[1:])
+        assert found == {"file": file.name, "rejected": f"unreadable pixels: {reason}"}
 
 
 def test_grey_of_16_bits(tmp_path):

@@ -58,7 +58,7 @@ def test_an_astronaut(tmp_path, capsys):
     Image.fromarray(data.astronaut()).save(tmp_path / "photo.png")
     assert predict.main([str(tmp_path / "photo.png")]) == 0
     out = capsys.readouterr().out
-    assert out.count(predict.LICENCE) == out.count(predict.NOTE) == 1
+    assert out.count(f"; licence: {FACTS['licence']}\n") == out.count(predict.NOTE) == 1
     [face] = predict.faces(predict.load(), tmp_path / "photo.png")
     assert f"{face['age']}  " in out and f"female {face['gender_probability']:.0%}" in out
     assert 20 <= face["age"] <= 45

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from types import SimpleNamespace
 
 import benchmark
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import ROOT, SCRIPTS, first_rows, load
+from PIL import Image
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.functional import affine
 
@@ -87,6 +89,23 @@ def test_the_benchmarks_steps(tmp_path, monkeypatch):
         assert len(split.files) == len(split.labels) == len(split.genders) == count
         assert split.pixels.shape == (count, 3, 68, 68)
         assert (split.pixels[5:] == split.pixels[:-5]).all()
+
+
+def test_the_benchmark_of_predictions(tmp_path, monkeypatch, capsys):
+    """The shares of what it clocks, of a crop and of two frames."""
+    for name in ("av", "onnxruntime", "skimage.data"):
+        pytest.importorskip(name)
+    media = load(ROOT / "model-code" / "predict.py").media
+    for name in ("read_image", "read_video"):  # what it clocks becomes itself again
+        monkeypatch.setattr(media, name, getattr(media, name))
+    monkeypatch.setattr(benchmark, "ROUNDS", 1)
+    (tmp_path / "images").mkdir()
+    Image.new("RGB", (200, 200)).save(tmp_path / "images" / "a.jpg")
+    benchmark.prediction(tmp_path, frames=2)
+    told = re.split("^predict.py, ", capsys.readouterr().out, flags=re.M)[1:]
+    parts = [set(re.findall(r"^    (\S.*\S) +[0-9.]+% of the time$", part, re.M)) for part in told]
+    of_both = {"decode", "detect", "cut and resize", "network"}
+    assert parts == [of_both, of_both | {"mark", "encode"}]
 
 
 @pytest.mark.parametrize("loss", ["ce", "coral", "ordinal"])

@@ -1011,6 +1011,18 @@ def test_utk_names_of_three_fields_have_no_race(summarize, tmp_path):
     assert images["race"].astype(object).fillna("").tolist() == ["", "Indian", "", ""]
 
 
+def test_genders_of_morph2_in_other_digits(summarize, tmp_path):
+    """1 or -1, however written, as the training script takes them."""
+    folder = write_run(tmp_path / "run", dataset="morph2", count=4)
+    rows = read_csv(folder / "test_predictions.csv")
+    for row, male in zip(rows, ["1", "1.0", "-1.0", "x"], strict=True):
+        row["Male"] = male
+    write_csv(folder / "test_predictions.csv", rows)
+    (groups,), _ = read_all(summarize, [folder])
+    genders = groups["coral", 0][0]["images"]["gender"]
+    assert genders.astype(object).fillna("").tolist() == ["male", "male", "female", ""]
+
+
 # Published logs.
 
 

@@ -75,9 +75,6 @@ def read_image(path):
     data = path.read_bytes()
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-            # a TIFF file in mode I has 32 bits, or a sign; PNG and PGM files in it have 16 bits
-            if image.mode == "F" or (image.mode == "I" and image.format == "TIFF"):
-                raise ValueError("floats or 32-bit integers; save it with 8 or 16 bits")
             return media.as_rgb(image, turn=True)
     except UnidentifiedImageError:
         raise ValueError("unreadable pixels: not an image") from None

@@ -317,7 +317,7 @@ def read_metadata(path):
         bad = ~table[name].str.fullmatch("[0-9]{1,18}")
         if bad.any():
             row = bad.idxmax()
-            raise ValueError(f"row {row + 2}: {name} is {table[name][row]!r}, not a number")
+            raise ValueError(f"row {row + 1}: {name} is {table[name][row]!r}, not a number")
     return table.astype(dict.fromkeys(MORPH2_KEY, "int64"))
 
 
@@ -413,7 +413,9 @@ def parse_arguments(argv):
         metavar="DIR",
         help="folder of the CSV files (default: the folder of this script)",
     )
-    parser.add_argument("--overwrite", action="store_true", help="replace CSV files in --out")
+    parser.add_argument(
+        "--overwrite", action="store_true", help="replace all of its CSV files in --out"
+    )
     parser.add_argument("--seed", type=int, default=0, help="of the random split (default: 0)")
     parser.add_argument(
         "--test_fraction", type=float, default=0.2, help="share of all images (default: 0.2)"
