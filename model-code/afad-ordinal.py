@@ -1156,7 +1156,7 @@ def check_data(before, now):
         for name in before["data"] | now["data"]:
             for kind in ("csv_sha256", "images_sha256"):
                 was, is_now = (facts["data"].get(name, {}).get(kind) for facts in (before, now))
-                check_equal(f"{kind} of {name} data", was, is_now, "bring back what it began with")
+                check_equal(f"{kind} of {name} data", was, is_now, "give what it began with")
     if before["script_sha256"] != now["script_sha256"]:
         warn("this script's text has changed since the run began")
 

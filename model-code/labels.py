@@ -56,23 +56,22 @@ def read_labels(path):
     return found
 
 
-def check_labels(found, sources, pattern):
-    """ValueError where a label is that of several ``sources``, or where most ages differ by one
-    number of years from those that the files' names tell by ``pattern``: they are then classes, as
-    training's CSVs have them for ages that do not begin at 0."""
+def check_labels(found, sources, scripts):
+    """ValueError where a label is that of several ``sources``, or where the ages are the classes of
+    a training CSV: lower by the youngest age of one of the ``scripts``, modules, than the files'
+    names tell."""
     counts = collections.Counter(key_of(source, found) for source in sources)
     for key, count in counts.items():
         if key and count > 1:
             more = "give more of its path"
             raise ValueError(f"{str(PurePath(*key))!r} is the end of {count} inputs; {more}")
     names = pd.Series([PurePath(*key).as_posix() for key in found], dtype=str)
-    low, high = np.array([bounds(age) for age, _ in found.values()]).reshape(-1, 2).T
-    told = names.str.extract(pattern)[0].astype(float)
-    off = (low - told)[low == high].dropna()
-    usual, share = off.median(), (off == off.median()).mean()
-    if len(off) > len(found) / 2 and usual and share > 0.9:
-        what = f"the ages of {share:.0%} of the rows differ from the file names' by {abs(usual):g}"
-        raise ValueError(f"{what} years: classes, it seems; ages in years are needed")
+    ages = np.array([bounds(age)[0] for age, _ in found.values()])
+    for script in scripts:
+        told, youngest = names.str.extract(script.AGE_IN_NAME)[0].astype(float), script.YOUNGEST_AGE
+        if youngest and told.nunique() > 1 and (told - ages == youngest).mean() > 0.9:
+            what = f"its ages are those of the file names minus {youngest}"
+            raise ValueError(f"{what}, classes for training; give ages in years")
 
 
 def key_of(source, found):

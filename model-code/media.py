@@ -38,19 +38,20 @@ ATTACHED = 0x400  # AV_DISPOSITION_ATTACHED_PIC, a cover
 
 # %% Files
 def find_files(words, out):
-    """The files that the user's ``words`` name, and a list of lines about those left out. Folders
-    are searched with the folders in them, linked ones too, but not hidden ones; the files in the
-    folder ``out``, if any, are left out. ValueError where there is nothing."""
+    """The files that the user's ``words`` name, a list of lines about those left out, and a list of
+    the OSErrors of folders that can't be read. Folders are searched with the folders in them, linked
+    ones too, but not hidden ones; the files in the folder ``out``, if any, are left out. ValueError
+    where there is nothing."""
     suffixes = {s for s, kind in PIL.Image.registered_extensions().items() if kind in FORMATS}
     suffixes.update(VIDEOS, HEIC, [".avif"])
-    files, lines, out = [], [], out and out.resolve()
+    files, lines, unread, out = [], [], [], out and out.resolve()
     another = "its files are replaced; choose another --out"
     for word in words:
         path = Path(word)
         if "://" in word:
             raise ValueError(f"{word}: is a URL; download the file and give its path")
         if os.path.isdir(path):
-            walked = walk(path)
+            walked = walk(path, unread.append)
             inside = [p for p in walked if out not in p.resolve().parents]
             found = [p for p in inside if p.suffix.lower() in suffixes]
             others = collections.Counter(
@@ -61,6 +62,8 @@ def find_files(words, out):
             kinds = ", ".join(f"{count} {kind}" for kind, count in others.most_common())
             if out and walked and not inside:
                 raise ValueError(f"{word}: all that is in it lies in --out {out}; {another}")
+            if not found and unread:
+                raise unread[0]
             if not found:
                 raise ValueError(
                     f"{word}: no image or video in this folder or the folders in it"
@@ -78,17 +81,13 @@ def find_files(words, out):
     once = {}
     for path in files:
         once.setdefault(os.path.abspath(path), path)
-    return list(once.values()), lines
+    return list(once.values()), lines, unread
 
 
-def walk(folder):
+def walk(folder, fail):
     """The files in ``folder`` and the folders in it, sorted, without hidden ones and those of
-    network storage (@eaDir); links to folders are followed, each folder is entered once. OSError
-    where one can't be read."""
-
-    def fail(error):
-        raise error
-
+    network storage (@eaDir); links to folders are followed, each folder is entered once;
+    ``fail`` is called with the OSError of one that can't be read."""
     found, entered = [], {os.path.realpath(folder)}
     for here, names, files in os.walk(folder, onerror=fail, followlinks=True):
         inside = [(name, os.path.realpath(os.path.join(here, name))) for name in sorted(names)]

@@ -300,7 +300,7 @@ def serve(server, args):
         line = f"page.py: warning: all who reach this machine at {host} can use the page"
         predict.say(line, sys.stderr)
     terms = f"; licence: {facts['licence']}" if facts["licence"] else ""
-    print(f"{facts['model']}, by {facts['script']}{terms}")
+    predict.say(f"{facts['model']}, by {facts['script']}{terms}")
     print(predict.NOTE)
     name = f"[{host}]" if ":" in host else host
     if ipaddress.ip_address(host).is_unspecified:

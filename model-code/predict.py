@@ -171,8 +171,7 @@ def load_script(name):
 
 
 def read_run(run):
-    """The facts in RUN's run.json, of which only figures, the name of a script and the terms of use
-    are believed."""
+    """The facts in RUN's run.json, of which only figures and the name of a script are believed."""
     try:
         facts = json.loads((run / "run.json").read_bytes())
         name, settings = facts["script"], facts["settings"]
@@ -190,11 +189,16 @@ def read_run(run):
     if changed and run.resolve() != PRETRAINED:
         warn(f"{name} has changed since this run")
     switches = {key: bool(settings.get(key)) for key in SWITCHES}
-    licence = facts.get("licence", "")
-    if not isinstance(licence, str):
-        raise InputError(f"{run / 'run.json'}: its licence, {licence!r}, is no text")
-    ages = {key: facts.get(key) for key in ("num_classes", "youngest_age")}
-    return name, size, switches, ages, licence
+    return name, size, switches, {key: facts.get(key) for key in ("num_classes", "youngest_age")}
+
+
+def terms_of(weights):
+    """The terms of use that the run.json beside the file ``weights`` tells, or ""."""
+    try:
+        told = json.loads((Path(weights).parent / "run.json").read_bytes())["licence"]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return ""
+    return told if isinstance(told, str) else ""
 
 
 def read_weights(path):
@@ -230,16 +234,15 @@ def load(run=None, *, weights=None, script=None, image_size=120, cuda=-1):
     ``cuda`` is the number of the device, -1 the CPU. InputError where it can't be had.
     """
     if (script and (run or not weights)) or (weights and not (run or script)):
-        message = "with --run, the folder of their run, or with --script, what trained them"
-        raise InputError(f"give --weights {message}")
+        message = "the folder of their run, or with --script, what trained them, not with both"
+        raise InputError(f"give --weights with --run, {message}")
     if cuda >= (count := torch.cuda.device_count()):
         message = f"this machine has {count} CUDA devices; --cuda -1 is the CPU"
         raise InputError(f"--cuda {cuda}: {message}")
     name, size, switches, ages = script, image_size, dict.fromkeys(SWITCHES, False), {}
-    licence = ""
     if not script:
         run = Path(run or PRETRAINED)
-        name, size, switches, ages, licence = read_run(run)
+        name, size, switches, ages = read_run(run)
         if not weights:
             best = run / "best_model.pt"
             weights = best if best.exists() else run / "model.pt"
@@ -265,7 +268,7 @@ def load(run=None, *, weights=None, script=None, image_size=120, cuda=-1):
         network.to(memory_format=torch.channels_last)
     return SimpleNamespace(
         script=module, network=network, size=size, device=device, weights=str(weights),
-        licence=licence, **switches
+        licence=terms_of(weights), **switches
     )  # fmt: skip
 
 
@@ -960,7 +963,7 @@ def video(model, path, **changed):
 def run(args):
     """Predict for all inputs; the list of failures."""
     try:
-        paths, notes = media.find_files(args.paths, args.out)
+        paths, notes, unread = media.find_files(args.paths, args.out)
         known = args.labels and labels.read_labels(args.labels)
     except ValueError as error:
         raise InputError(error) from None
@@ -981,7 +984,7 @@ def run(args):
     model = load(args.run, **given, cuda=args.cuda)
     if args.labels:
         try:
-            labels.check_labels(known, paths, model.script.AGE_IN_NAME)
+            labels.check_labels(known, paths, map(load_script, SCRIPTS))
         except ValueError as error:
             raise InputError(f"{args.labels}: {error}") from None
         args.labels = known
@@ -1004,6 +1007,8 @@ def run(args):
             failures.append({"source": source, "reason": reason})
             say(f"predict.py: error: {source}: {reason}", sys.stderr)
 
+        for error in unread:
+            fail(error.filename, error)
         answer(paths, args, model, add, path_for, fail, bar)
     for note in notes:
         say(note)

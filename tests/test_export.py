@@ -325,7 +325,7 @@ def test_metadata(run, tmp_path):
         "interval_coverage": "0.8",
         "precision": "float32",
         "note": predict.NOTE,
-        "licence": "non-commercial research only (UTKFace)",
+        "licence": "as the photos, and any weights it was begun from, allow",
         "weights_sha256": hashlib.sha256((run / "model.pt").read_bytes()).hexdigest(),
     }
     assert len(framing["points"]) == 5

@@ -1093,8 +1093,8 @@ def test_weights_need_to_be_told_whose_they_are(bare, tmp_path, capsys):
 
 
 def test_a_folder_that_cannot_be_read(bare, tmp_path, capsys, monkeypatch):
-    """A line, instead of answers without what is in it; the mock stands for the rights that a test
-    of the superuser always has."""
+    """A line, and the rest is done; the mock stands for the rights that a test of the superuser
+    always has."""
     (tmp_path / "in" / "locked").mkdir(parents=True)
     small(0.5).save(tmp_path / "in" / "face.png")
     scandir = os.scandir
@@ -1105,9 +1105,12 @@ def test_a_folder_that_cannot_be_read(bare, tmp_path, capsys, monkeypatch):
         return scandir(path)
 
     monkeypatch.setattr(os, "scandir", locked)
-    assert call(*bare, tmp_path / "in") == 1
-    [line] = capsys.readouterr().err.splitlines()
-    assert line == f"predict.py: error: {tmp_path / 'in' / 'locked'}: Permission denied"
+    due = f"predict.py: error: {tmp_path / 'in' / 'locked'}: Permission denied"
+    for name, answers in (("in", 1), ("in/locked", 0)):
+        out = tmp_path / f"out{answers}"
+        assert call(*bare, tmp_path / name, "--out", out) == 1
+        assert capsys.readouterr().err.splitlines() == [due]
+        assert len(table(out) if answers else []) == answers and out.exists() == bool(answers)
 
 
 def test_a_photo_named_twice(bare, tmp_path):
@@ -1272,7 +1275,6 @@ def test_no_other_script_is_run(name, run, tmp_path, capsys, monkeypatch):
             "its youngest_age is 3, that of afad-coral.py is",
         ),
         (lambda run: change(run, num_classes=[]), "its num_classes is [], that of afad-coral.py"),
-        (lambda run: change(run, licence=5), "its licence, 5, is no text"),
     ],
 )
 def test_bad_run_folders(spoil, message, run, tmp_path, capsys):
@@ -1556,26 +1558,44 @@ def test_bad_labels(text, message, run, tmp_path, capsys):
     assert shown.err.count("\n") == 1 and not (tmp_path / "out").exists()
 
 
-def test_classes_for_labels(run, tmp_path, capsys):
-    """The CSVs of training tell ages from the youngest on; a label means one photo."""
-    ages, path = (20, 31, 40), tmp_path / "labels.csv"
+@pytest.mark.parametrize(
+    "youngest, name",
+    [
+        (15, "{}/111/a.png"),
+        (14, "{}_Some_Body_0001.png"),
+        (16, "001_01M{}.png"),
+        (21, "{}_0_1_2017.png"),
+    ],
+)
+def test_classes_for_labels(youngest, name, run, tmp_path, capsys):
+    """Those of the CSVs that training takes, whatever the model that is asked."""
+    path, ages = tmp_path / "labels.csv", (30, 41, 50)
     for age in ages:
-        (tmp_path / f"in/{age}/111").mkdir(parents=True)
-        small(0.5).save(tmp_path / f"in/{age}/111/face.png")
+        file = tmp_path / "in" / name.format(age)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        small(0.5).save(file)
     words = ["--run", run, tmp_path / "in", "--labels", path, "--out", tmp_path / "out"]
-    rows = {off: [f"{age}/111/face.png,{age - off}\n" for age in ages] for off in (0, 15)}
-    for text, message in (
-        ("".join(rows[15]), "the ages of 100% of the rows differ from the file names' by 15 years"),
-        ("face.png,20\n", "'face.png' is the end of 3 inputs; give more of its path"),
-    ):
-        path.write_text("file,age\n" + text)
-        assert call(*words) == 2
-        [line] = capsys.readouterr().err.splitlines()
-        assert line.startswith(f"predict.py: error: {path}: {message}")
-        assert not (tmp_path / "out").exists()
-    path.write_text("file,age\n" + "".join(rows[0]))
-    assert call(*words) == 0
-    assert "3 of 3 labelled photos are here" in capsys.readouterr().out
+    path.write_text("file,age\n" + "".join(f"{name.format(a)},{a - youngest}\n" for a in ages))
+    assert call(*words) == 2
+    [line] = capsys.readouterr().err.splitlines()
+    due = f"its ages are those of the file names minus {youngest}, classes for training; give ages"
+    assert line.startswith(f"predict.py: error: {path}: {due}") and not (tmp_path / "out").exists()
+    for off in (0, 1):  # what the names tell need not be right
+        path.write_text("file,age\n" + "".join(f"{name.format(a)},{a - off}\n" for a in ages))
+        assert call(*words, "--overwrite") == 0
+        assert "3 of 3 labelled photos are here" in capsys.readouterr().out
+
+
+def test_a_label_of_several_photos(run, tmp_path, capsys):
+    for name in "ab":
+        (tmp_path / "in" / name).mkdir(parents=True)
+        small(0.5).save(tmp_path / "in" / name / "face.png")
+    path = tmp_path / "labels.csv"
+    path.write_text("file,age\nface.png,20\n")
+    assert call("--run", run, tmp_path / "in", "--labels", path) == 2
+    [line] = capsys.readouterr().err.splitlines()
+    due = f"{path}: 'face.png' is the end of 2 inputs; give more of its path"
+    assert line == f"predict.py: error: {due}"
 
 
 @pytest.mark.parametrize("suffix", ["zip", "gz", "xz", "bz2", "zst", "tar"])

@@ -414,7 +414,9 @@ def parse_arguments(argv):
         help="folder of the CSV files (default: the folder of this script)",
     )
     parser.add_argument(
-        "--overwrite", action="store_true", help="replace all of its CSV files in --out"
+        "--overwrite",
+        action="store_true",
+        help="replace the data set's CSV files in --out; those that this split lacks are deleted",
     )
     parser.add_argument("--seed", type=int, default=0, help="of the random split (default: 0)")
     parser.add_argument(
