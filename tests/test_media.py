@@ -44,10 +44,12 @@ def answers(bare, tmp_path, capsys, *words):  # noqa: F811
 
 def failing(bare, tmp_path, capsys, path, *words):  # noqa: F811
     """The one line to stderr about ``path``, after and before which another input is done."""
-    face = tmp_path / "face.png"
-    small(0.5).save(face)
-    code, rows, _, err = answers(bare, tmp_path, capsys, face, path, face, *words)
-    assert code == 1 and [r["source"] for r in rows if r["source"] != str(path)] == [str(face)] * 2
+    first, last = tmp_path / "first.png", tmp_path / "last.png"
+    for face in (first, last):
+        small(0.5).save(face)
+    code, rows, _, err = answers(bare, tmp_path, capsys, first, path, last, *words)
+    sources = [row["source"] for row in rows if row["source"] != str(path)]
+    assert code == 1 and sources == [str(first), str(last)]
     [line] = err
     assert line.startswith(f"predict.py: error: {path}: ")
     return line.removeprefix(f"predict.py: error: {path}: ")
