@@ -110,7 +110,7 @@ def test_a_copy_whose_encoder_fails_midway(bare, tmp_path, capsys, monkeypatch):
     reason = failing(bare, tmp_path, capsys, tmp_path / "film.mp4")
     assert reason == "its marked copy: no more"
     assert len(split(table(tmp_path / "out"))[0]) == 9
-    names = ["face-2.jpg", "face.jpg", "predictions.csv", "predictions.json"]
+    names = ["first.jpg", "last.jpg", "predictions.csv", "predictions.json"]
     assert sorted(os.listdir(tmp_path / "out")) == names
 
 
