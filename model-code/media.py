@@ -207,6 +207,7 @@ def open_video(file):
     """PyAV's container of an open file; FFmpeg takes some names for patterns or protocols."""
     import av
 
+    av.logging.set_level(av.logging.PANIC)  # PyAV 17 prints what FFmpeg says of damage, 18 does not
     try:
         return av.open(file, options={"protocol_whitelist": ""})
     except av.InvalidDataError:
