@@ -51,7 +51,9 @@ def find_files(words, out):
         if "://" in word:
             raise ValueError(f"{word}: is a URL; download the file and give its path")
         if os.path.isdir(path):
-            walked = walk(path, unread.append)
+            here = []
+            walked = walk(path, here.append)
+            unread += here
             inside = [p for p in walked if out not in p.resolve().parents]
             found = [p for p in inside if p.suffix.lower() in suffixes]
             others = collections.Counter(
@@ -62,8 +64,8 @@ def find_files(words, out):
             kinds = ", ".join(f"{count} {kind}" for kind, count in others.most_common())
             if out and walked and not inside:
                 raise ValueError(f"{word}: all that is in it lies in --out {out}; {another}")
-            if not found and unread:
-                raise unread[0]
+            if not found and here:
+                raise here[0]
             if not found:
                 raise ValueError(
                     f"{word}: no image or video in this folder or the folders in it"

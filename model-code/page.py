@@ -299,8 +299,7 @@ def serve(server, args):
     if not ipaddress.ip_address(host).is_loopback:
         line = f"page.py: warning: all who reach this machine at {host} can use the page"
         predict.say(line, sys.stderr)
-    terms = f"; licence: {facts['licence']}" if facts["licence"] else ""
-    predict.say(f"{facts['model']}, by {facts['script']}{terms}")
+    predict.say(predict.title(server.model, facts["model"]))
     print(predict.NOTE)
     name = f"[{host}]" if ":" in host else host
     if ipaddress.ip_address(host).is_unspecified:

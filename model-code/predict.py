@@ -272,10 +272,10 @@ def load(run=None, *, weights=None, script=None, image_size=120, cuda=-1):
     )  # fmt: skip
 
 
-def title(model):
+def title(model, name):
     """Which model answers, by which script it was trained, and its terms, where they are told."""
-    name = f"{model.weights}, by {Path(model.script.__file__).name}"
-    return f"{name}; licence: {model.licence}" if model.licence else name
+    text = f"{name}, by {Path(model.script.__file__).name}"
+    return f"{text}; licence: {model.licence}" if model.licence else text
 
 
 def face_images(pixels, face, model):
@@ -989,7 +989,7 @@ def run(args):
             raise InputError(f"{args.labels}: {error}") from None
         args.labels = known
     args.note = warn
-    say(title(model))
+    say(title(model, model.weights))
     if not args.json:
         say(HEAD)
     if args.out:

@@ -403,6 +403,7 @@ def refusal(out, data, capsys, *options, script=SCRIPT):
         ("--average=0.9", "--average was 0.0, is 0.9"),
         ("--flip=1", "--flip was 0, is 1"),
         ("--init_from=other.pt", "--init_from was None, is other.pt: leave it out, or start"),
+        ("--valid_csv={data}/valid.csv", "csv_sha256 of valid data was None, is "),
         ("--valid_csv={data}/valid.csv", ": give what it began with, or start another"),
     ],
 )
