@@ -106,7 +106,7 @@ def cost_fn(logits, labels, imp):
 
 # %% ResNet-34 [all]
 class BasicBlock(nn.Module):
-    """Two 3x3 convolutions, multiplied by ``keep`` (batch,), and a shortcut (He et al. 2016)."""
+    """Two 3x3 convolutions and a shortcut (He et al. 2016)."""
 
     def __init__(self, in_channels, channels, stride):
         super().__init__()
@@ -119,16 +119,15 @@ class BasicBlock(nn.Module):
             shortcut = nn.Conv2d(in_channels, channels, 1, stride, bias=False)
             self.downsample = nn.Sequential(shortcut, nn.BatchNorm2d(channels))
 
-    def forward(self, x, keep=None):
+    def forward(self, x):
         shortcut = self.downsample(x) if self.downsample else x
         x = F.relu_(self.bn1(self.conv1(x)))
-        x = self.bn2(self.conv2(x))
-        return F.relu_((x if keep is None else x * keep[:, None, None, None]) + shortcut)
+        return F.relu_(self.bn2(self.conv2(x)) + shortcut)
 
 
 class ResNet34(nn.Module):
-    """float32 (batch, 3, S, S) in [0, 1], and the blocks' ``keep`` (batch, 16), to the age logits,
-    shaped as this script's loss has them, and the gender logits (batch,) or None."""
+    """float32 (batch, 3, S, S) in [0, 1] to age logits, shaped for this script's loss, and gender
+    logits (batch,) or None."""
 
     def __init__(self, gender=0, seed=0):
         super().__init__()
@@ -158,10 +157,9 @@ class ResNet34(nn.Module):
                 torch.manual_seed(seed + 1)
                 self.fc_gender = nn.Linear(2048, 1)
 
-    def forward(self, x, keep=None):
+    def forward(self, x):
         x = self.maxpool(F.relu_(self.bn1(self.conv1(x))))
-        for i, block in enumerate([*self.layer1, *self.layer2, *self.layer3, *self.layer4]):
-            x = block(x, keep if keep is None else keep[:, i].to(x.dtype))
+        x = self.layer4(self.layer3(self.layer2(self.layer1(x))))
 
         if x.shape[-1] == 4:
             x = self.avgpool(x).flatten(1)
@@ -206,7 +204,6 @@ def batches(split, args, training, start_batch=0, title="evaluating"):
         order = torch.randperm(len(order), generator=sampler).numpy()
     workers = [torch.Generator().manual_seed(base_seed + i) for i in range(args.numworkers)]
     mirror = torch.Generator().manual_seed(base_seed + args.numworkers)
-
     starts = range(0, len(order), args.batch_size)
     for number, start in enumerate(tqdm(starts, title, leave=False, disable=NO_BAR)):
         rows = order[start : start + args.batch_size]
@@ -217,7 +214,6 @@ def batches(split, args, training, start_batch=0, title="evaluating"):
             flips = torch.randint(0, 1 + args.flip, (len(rows),), generator=mirror).numpy()
         if number < start_batch:  # a resumed epoch: only the generators had to advance
             continue
-
         mine = part_of_this_process(len(rows))
         some = at_least_one(mine)
         images = np.empty((some.stop - some.start, 3, size, size), np.uint8)
@@ -255,7 +251,6 @@ def augment(images, draws, level):
     matrix = torch.stack([cos, -sin, move[:, 0], sin, cos, move[:, 1]], 1).view(-1, 2, 3)
     grid = F.affine_grid(matrix, images.shape, align_corners=False)
     images = F.grid_sample(images, grid, padding_mode="border", align_corners=False)
-
     shades = draws[:, 4:9, None, None]
     mean = images.mean((1, 2, 3), keepdim=True)
     images = (images - mean) * (1 + 0.3 * shades[:, :1]) + mean * (1 + 0.25 * shades[:, 1:2])
@@ -279,25 +274,24 @@ def worsen(images, draws):
         small = F.interpolate(images, [size // factor] * 2, mode="area")
         small = F.interpolate(small, [size] * 2, mode="bilinear", align_corners=False)
         images = torch.where(some, small, images)
-
     inside = (x - left).abs() < (2 + width) / 6
     inside = inside & ((x[:, None] - top).abs() < (2 + height) / 6) & (hidden > 0)
     return torch.where(inside[:, None], (1 + numbers[:, 9:]) / 2, images)
 
 
 def random_changes(images, args, step, count, some):
-    """``images`` as --augment changes them, and the blocks' ``keep`` with --drop_path, drawn by
-    seed and step for the whole batch of ``count``, of which these are ``some``: so resumed runs and
-    several processes draw the same."""
-    rng, keep = np.random.default_rng((args.seed, step)), None
+    """``images`` as --augment and --mixup change them, and with --mixup their ``share`` (n,): the
+    rest is the image as far from the other end. Drawn by seed and step for the whole batch of
+    ``count``, of which these are ``some``: so resumed runs draw the same."""
+    rng, share = np.random.default_rng((args.seed, step)), None
     if args.augment:
         draws = torch.tensor(rng.uniform(-1, 1, (count, 21 if args.augment == 2 else 9))[some])
         images = augment(images, draws.float().to(images.device, non_blocking=True), args.augment)
-    if args.drop_path:  # later blocks more often; those kept count for more, as the mean must stay
-        rates = args.drop_path * np.arange(1, 17) / 16
-        kept = (rng.random((count, 16))[some] >= rates) / (1 - rates)
-        keep = torch.tensor(kept).float().to(images.device, non_blocking=True)
-    return images, keep
+    if args.mixup:
+        share = torch.tensor(rng.beta(args.mixup, args.mixup, count)[some]).float()
+        share = share.to(images.device, non_blocking=True)
+        images = torch.lerp(images.flip(0), images, share[:, None, None, None])
+    return images, share
 
 
 # %% Optimisation and training [all]
@@ -321,20 +315,27 @@ def gender_cost_fn(logits, genders):
     return torch.where(genders.isnan(), 0, costs)
 
 
-def batch_cost(network, split, rows, mine, inputs, imp, args, device):
+def mixed_costs(share, cost_fn, logits, targets, *imp):
+    """(n,), by image: its cost, with --mixup its share of it and the rest of the other target's."""
+    logits = logits[: len(targets)]  # without the one image of a process that had none
+    costs = cost_fn(logits, targets, *imp)
+    if share is None:
+        return costs
+    return torch.lerp(cost_fn(logits, targets.flip(0), *imp), costs, share[: len(targets)])
+
+
+def batch_cost(network, split, rows, mine, images, share, imp, args, device):
     """The mean age cost over the images of the batch ``rows``, with --gender 1 plus --gender_weight
     times the mean over those of known gender; of several processes each has its part of both."""
     with torch.autocast(device.type, torch.bfloat16, enabled=bool(args.amp)):
-        logits, gender_logits = network(*inputs)
-
-    # where ``mine`` is empty the one image that was computed is left out, and the cost is 0
+        logits, gender_logits = network(images)
     labels = split.labels[rows[mine]].to(device, non_blocking=True)
-    cost = cost_fn(logits[: len(labels)], labels, imp).sum() / len(rows)
+    cost = mixed_costs(share, cost_fn, logits, labels, imp).sum() / len(rows)
 
     if args.gender:
         genders = split.genders[rows[mine]].to(device, non_blocking=True)
         known = split.genders[rows].isfinite().sum().item()
-        gender_costs = gender_cost_fn(gender_logits[: len(labels)], genders)
+        gender_costs = mixed_costs(share, gender_cost_fn, gender_logits, genders)
         cost = cost + args.gender_weight * gender_costs.sum() / max(known, 1)
     return cost
 
@@ -370,10 +371,10 @@ def train(model, splits, args, device, checkpoint=None):
             images = to_device(images, device, args)
             progress["waited"] += time.monotonic() - wait_began
             step = epoch * steps_per_epoch + number
-            inputs = random_changes(images, args, step, len(rows), at_least_one(mine))
+            images, share = random_changes(images, args, step, len(rows), at_least_one(mine))
 
             # forward and cost
-            cost = batch_cost(state.network, split, rows, mine, inputs, imp, args, device)
+            cost = batch_cost(state.network, split, rows, mine, images, share, imp, args, device)
             state.epoch_cost += cost.detach().double() * len(rows)
             # on CUDA, reading the cost makes the device wait: only where it is logged
             if device.type == "cpu" or number % args.log_every == 0:
@@ -510,7 +511,7 @@ SETTINGS = {  # option: (paper, fast, lowest, highest, meaning); what has no low
     "flip": (0, 1, 0, 1, "1: mirror training images at random; answer for image and mirror image"),
     "shifts": (0, 0, 0, 1, "1: answer for the image moved by a pixel to each corner (four views)"),
     "augment": (0, 0, 0, 2, "1: turn, scale, move, recolour training images; 2: worsen them too"),
-    "drop_path": (0.0, 0.0, 0, 0.9, "how often an image skips the last block; earlier ones less"),
+    "mixup": (0.0, 0.0, 0, 1e3, "blend training images by parts from Beta(mixup, mixup)"),
     "numworkers": (4, 4, 1, 1024, "data streams; another number gives other crops"),
     "cuda": (-1, -1, -1, 1023, "CUDA device number; -1: the CPU"),
     "amp": (0, 0, 0, 1, "1: train in bfloat16 (faster where the processor has its arithmetic)"),

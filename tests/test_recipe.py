@@ -26,7 +26,7 @@ PAPER = {  # SPEC: Adam at 0.0005, 200 epochs, batches of 256, crops of 120, not
     "flip": 0,
     "shifts": 0,
     "augment": 0,
-    "drop_path": 0.0,
+    "mixup": 0.0,
     "gender_weight": 1.0,
     "fused": 0,
     "average": 0.0,
@@ -265,28 +265,6 @@ def test_augment_in_training(level, columns, tmp_path):
     assert tiny_run(tmp_path / "without")[1] != weights
 
 
-def test_drop_path_in_training(tmp_path):
-    """Factors 0 or 1/(1 - rate), rates rising evenly to the option's at the last block; after the
-    draws of --augment, from the same generator."""
-    module, seen = load(SCRIPT), []
-    forward = module.ResNet34.forward
-    module.ResNet34.forward = lambda self, x, keep=None: (
-        seen.append(keep) if self.training else None,
-        forward(self, x, keep),
-    )[1]
-    options = ["--augment=1", "--drop_path=0.6"]
-    _, weights = tiny_run(tmp_path / "run", *options, module=module)
-    for step, (keep, rows) in enumerate(zip(seen, (4, 4, 1) * 2, strict=True)):
-        rng = np.random.default_rng((1, step))
-        rng.random((rows, 9))
-        draws = rng.random((rows, 16))
-        for block in range(16):
-            rate = 0.6 * (block + 1) / 16
-            expected = np.where(draws[:, block] < rate, 0, 1 / (1 - rate))
-            assert np.allclose(keep[:, block], expected, atol=1e-6)
-    assert tiny_run(tmp_path / "without", "--augment=1")[1] != weights
-
-
 @pytest.mark.parametrize("stride", [1, 2])
 @pytest.mark.parametrize("side", [2, 3, 4, 5, 6, 7])
 def test_small_maps(side, stride):
@@ -315,30 +293,45 @@ def test_small_maps(side, stride):
     assert type(conv(inputs).grad_fn).__name__.startswith("Convolution")
 
 
-def test_parts_of_a_batch_get_its_draws():
-    module, args = load(SCRIPT), SimpleNamespace(seed=5, augment=2, drop_path=0.3)
-    images = torch.rand(6, 3, 36, 36, generator=torch.Generator().manual_seed(0))
-    whole, keep = module.random_changes(images, args, 7, 6, slice(0, 6))
-    part, some = module.random_changes(images[2:5], args, 7, 6, slice(2, 5))
-    assert torch.equal(part, whole[2:5]) and torch.equal(some, keep[2:5])
+@pytest.mark.parametrize("part", [slice(0, 5), slice(1, 4), slice(4, 5)])
+def test_mixup(part):
+    """Image i of a part of a batch is its share of itself and the rest of the one as far from the
+    part's other end. Shares are drawn for the whole batch, after the draws of --augment."""
+    module, device = load(SCRIPT), torch.device("cpu")
+    images = torch.rand(5, 3, 36, 36, generator=torch.Generator().manual_seed(0))[part]
+    given = {"seed": 5, "augment": 2}
+    plain, none = module.random_changes(images, SimpleNamespace(mixup=0, **given), 7, 5, part)
+    found, shares = module.random_changes(images, SimpleNamespace(mixup=0.4, **given), 7, 5, part)
+    rng = np.random.default_rng((5, 7))
+    draws = torch.tensor(rng.uniform(-1, 1, (5, 21))[part]).float()
+    assert none is None and torch.equal(plain, module.augment(images, draws, 2))
+    expected = rng.beta(0.4, 0.4, 5)[part]
+    assert shares.tolist() == pytest.approx(expected)
+    for i, share in enumerate(expected):
+        mixture = share * plain[i] + (1 - share) * plain[len(plain) - 1 - i]
+        assert torch.allclose(found[i], mixture.float(), atol=1e-6)
 
-
-def test_dropped_blocks():
-    """A block of factor 0 adds nothing to its shortcut; factor 1 is the block as it is."""
-    module = load(SCRIPT)
+    # and so is the cost, of age and, where it is known, of gender
     torch.manual_seed(0)
-    model = module.ResNet34().eval()
-    images, keep = torch.rand(2, 3, 40, 40), torch.ones(2, 16)
-    as_is = model(images)[0]
-    assert torch.equal(model(images, keep)[0], as_is)
-    keep[1, 4] = keep[1, 15] = 0
-    found = model(images, keep)[0]
-    with torch.no_grad():
-        for block in (model.layer2[1], model.layer4[2]):
-            block.bn2.weight.zero_()
-    expected = model(images)[0]
-    assert torch.allclose(found[0], as_is[0]) and torch.allclose(found[1], expected[1], atol=1e-6)
-    assert not torch.allclose(found[1], as_is[1], atol=1e-4)
+    model, rows, imp = module.ResNet34(gender=1).eval(), np.arange(5), torch.ones(1)
+    labels, genders = [3, 0, 25, 11, 7], [1.0, math.nan, 0.0, 0.0, 1.0]
+    split = SimpleNamespace(labels=torch.tensor(labels), genders=torch.tensor(genders))
+    args = SimpleNamespace(amp=0, gender=1, gender_weight=3.0)
+    cost = module.batch_cost(model, split, rows, part, found, shares, imp, args, device)
+    logits, male = (answers.detach() for answers in model(found))
+    ages, males, last = 0, 0, part.stop - 1
+    for i, share in enumerate(expected):
+        for row, weight in ((part.start + i, share), (last - i, 1 - share)):
+            label = torch.tensor([labels[row]])
+            ages += weight * module.cost_fn(logits[i : i + 1], label, imp).item()
+            if not math.isnan(genders[row]):
+                p_male = 1 / (1 + math.exp(-male[i].item()))
+                males -= weight * math.log(p_male if genders[row] else 1 - p_male)
+    assert cost.item() == pytest.approx(ages / 5 + 3 * males / 4, rel=1e-5)
+
+
+def test_mixup_in_training(tmp_path):
+    assert tiny_run(tmp_path / "run", "--mixup=0.4")[1] != tiny_run(tmp_path / "without")[1]
 
 
 @pytest.mark.parametrize("weight", [0.0, 1.0, 7.5])
@@ -352,9 +345,9 @@ def test_cost_of_age_and_gender(weight):
     genders = torch.tensor([1.0, math.nan, 0.0, 0.0])
     split = SimpleNamespace(labels=labels, genders=genders)
     args = SimpleNamespace(amp=0, gender=1, gender_weight=weight)
-    rows, imp, inputs = np.arange(4), torch.ones(1), (images, None)
+    rows, imp = np.arange(4), torch.ones(1)
     device = torch.device("cpu")
-    cost = module.batch_cost(model, split, rows, slice(0, 4), inputs, imp, args, device)
+    cost = module.batch_cost(model, split, rows, slice(0, 4), images, None, imp, args, device)
     logits, male = (part.detach().double() for part in model(images))
     age = module.cost_fn(logits, labels, imp).mean().item()
     p_male = [1 / (1 + math.exp(-x)) for x in male.tolist()]
