@@ -144,14 +144,23 @@ def find_again(pixels, boxes, min_score):
     return best(faces)
 
 
+def resized(pixels, size):
+    """``pixels`` as Pillow resizes them with ``reducing_gap=2``; a large picture is reduced in
+    bands, as Pillow would need 4 bytes for each of its pixels."""
+    (height, width), (across, down) = pixels.shape[:2], size
+    x, y = max(width // (2 * across), 1), max(height // (2 * down), 1)
+    bands = np.split(pixels, range(128 * y, height, 128 * y))
+    bands = [np.asarray(PIL.Image.fromarray(band).reduce((x, y))) for band in bands]
+    part, box = PIL.Image.fromarray(np.concatenate(bands)), (0, 0, width / x, height / y)
+    return np.asarray(part.resize(size, PIL.Image.Resampling.BILINEAR, box))
+
+
 def find_in(pixels, region, scale, min_score):
     """The faces in a ``region`` (left, top, right, bottom) of ``pixels`` that is looked at in
     ``scale``, as of find_faces(), which says where they are in all of ``pixels``."""
     left, top, right, bottom = region
     size = [max(round(side * scale), 1) for side in (right - left, bottom - top)]
-    part = PIL.Image.fromarray(pixels[top:bottom, left:right])
-    part = part.resize(size, PIL.Image.Resampling.BILINEAR, reducing_gap=2)
-    faces = look(np.asarray(part), min_score)
+    faces = look(resized(pixels[top:bottom, left:right], size), min_score)
     corner, ratio = np.array([left, top]), np.divide([right - left, bottom - top], size)
     for face in faces:
         face.points = corner + face.points * ratio

@@ -150,7 +150,7 @@ def as_rgb(image, turn):
     if image.mode in ("I", "F"):
         kind = {"I": "integers of 32 bits", "F": "floating-point numbers"}[image.mode]
         raise ValueError(f"its pixels are {kind} of unknown range; convert it to 8 bits")
-    image = image.convert("RGB")
+    image = image if image.mode == "RGB" else image.convert("RGB")  # which would copy it
     return image if method is None else image.transpose(PIL.Image.Transpose(method))
 
 

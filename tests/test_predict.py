@@ -201,6 +201,17 @@ def test_faces_from_24_pixels_to_the_whole_picture():
     assert face.box[2] - face.box[0] > 700
 
 
+@pytest.mark.parametrize(
+    ("width", "height", "scale"), [(1500, 999, 0.17), (432, 777, 0.1), (3, 3000, 0.2), (9, 8, 1.7)]
+)
+def test_reduced_in_bands(width, height, scale):
+    """To the bit what Pillow makes of the whole picture."""
+    pixels = np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8)
+    size = max(round(width * scale), 1), max(round(height * scale), 1)
+    given = size, Image.Resampling.BILINEAR, None, 2
+    assert np.array_equal(detect.resized(pixels, size), Image.fromarray(pixels).resize(*given))
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_memory_of_a_photo_of_fifty_megapixels(bare, tmp_path):
     path = tmp_path / "large.jpg"
