@@ -306,7 +306,7 @@ def worsen(images, draws):
 
 def random_changes(images, args, step, count, some):
     """``images`` as --augment and --mixup change them, and with --mixup their ``share`` (n,): the
-    rest is the image as far from the other end. Drawn by seed and step for the whole batch of
+    rest is of the image as far from their other end. Drawn by seed and step for the whole batch of
     ``count``, of which these are ``some``: so resumed runs draw the same."""
     rng, share = np.random.default_rng((args.seed, step)), None
     if args.augment:
@@ -340,13 +340,13 @@ def gender_cost_fn(logits, genders):
     return torch.where(genders.isnan(), 0, costs)
 
 
-def mixed_costs(share, cost_fn, logits, targets, *imp):
-    """(n,), by image: its cost, with --mixup its share of it and the rest of the other target's."""
+def mixed_costs(share, cost_of, logits, targets, *imp):
+    """The images' costs (n,), with --mixup ``share`` of their own and the rest of the others'."""
     logits = logits[: len(targets)]  # without the one image of a process that had none
-    costs = cost_fn(logits, targets, *imp)
+    costs = cost_of(logits, targets, *imp)
     if share is None:
         return costs
-    return torch.lerp(cost_fn(logits, targets.flip(0), *imp), costs, share[: len(targets)])
+    return torch.lerp(cost_of(logits, targets.flip(0), *imp), costs, share[: len(targets)])
 
 
 def batch_cost(network, split, rows, mine, images, share, imp, args, device):
@@ -536,7 +536,7 @@ SETTINGS = {  # option: (paper, fast, lowest, highest, meaning); what has no low
     "flip": (0, 1, 0, 1, "1: mirror training images at random; answer for image and mirror image"),
     "shifts": (0, 0, 0, 1, "1: answer for the image moved by a pixel to each corner (four views)"),
     "augment": (0, 0, 0, 2, "1: turn, scale, move, recolour training images; 2: worsen them too"),
-    "mixup": (0.0, 0.0, 0, 1e3, "blend training images by parts from Beta(mixup, mixup)"),
+    "mixup": (0.0, 0.0, 0, 1e3, "blend images and their costs, by shares from Beta(mixup, mixup)"),
     "numworkers": (4, 4, 1, 1024, "data streams; another number gives other crops"),
     "cuda": (-1, -1, -1, 1023, "CUDA device number; -1: the CPU"),
     "amp": (0, 0, 0, 1, "1: train in bfloat16 (faster where the processor has its arithmetic)"),

@@ -53,7 +53,7 @@ class Small(nn.Module):
         SCRIPT.add_output_layer(self)
         self.fc_gender = nn.Linear(2048, 1) if gender else None
 
-    def forward(self, x, keep=None):
+    def forward(self, x):
         x = self.bn1(self.conv1(x)).mean((2, 3)).repeat(1, 512)
         return SCRIPT.age_logits(self, x), self.fc_gender(x).squeeze(1) if self.fc_gender else None
 

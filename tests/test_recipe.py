@@ -293,11 +293,12 @@ def test_small_maps(side, stride):
     assert type(conv(inputs).grad_fn).__name__.startswith("Convolution")
 
 
-@pytest.mark.parametrize("part", [slice(0, 5), slice(1, 4), slice(4, 5)])
+@pytest.mark.parametrize("part", [slice(0, 5), slice(1, 4), slice(4, 5), slice(5, 5)])
 def test_mixup(part):
     """Image i of a part of a batch is its share of itself and the rest of the one as far from the
     part's other end. Shares are drawn for the whole batch, after the draws of --augment."""
     module, device = load(SCRIPT), torch.device("cpu")
+    mine, part = part, module.at_least_one(part)  # a process that has no image computes one
     images = torch.rand(5, 3, 36, 36, generator=torch.Generator().manual_seed(0))[part]
     given = {"seed": 5, "augment": 2}
     plain, none = module.random_changes(images, SimpleNamespace(mixup=0, **given), 7, 5, part)
@@ -317,7 +318,7 @@ def test_mixup(part):
     labels, genders = [3, 0, 25, 11, 7], [1.0, math.nan, 0.0, 0.0, 1.0]
     split = SimpleNamespace(labels=torch.tensor(labels), genders=torch.tensor(genders))
     args = SimpleNamespace(amp=0, gender=1, gender_weight=3.0)
-    cost = module.batch_cost(model, split, rows, part, found, shares, imp, args, device)
+    cost = module.batch_cost(model, split, rows, mine, found, shares, imp, args, device)
     logits, male = (answers.detach() for answers in model(found))
     ages, males, last = 0, 0, part.stop - 1
     for i, share in enumerate(expected):
@@ -327,11 +328,20 @@ def test_mixup(part):
             if not math.isnan(genders[row]):
                 p_male = 1 / (1 + math.exp(-male[i].item()))
                 males -= weight * math.log(p_male if genders[row] else 1 - p_male)
-    assert cost.item() == pytest.approx(ages / 5 + 3 * males / 4, rel=1e-5)
+    due = ages / 5 + 3 * males / 4 if mine == part else 0
+    assert cost.requires_grad and cost.item() == pytest.approx(due, rel=1e-5)
 
 
 def test_mixup_in_training(tmp_path):
-    assert tiny_run(tmp_path / "run", "--mixup=0.4")[1] != tiny_run(tmp_path / "without")[1]
+    """Shares from the seed and the number of the step."""
+    module, seen = load(SCRIPT), []
+    batch_cost = module.batch_cost
+    module.batch_cost = lambda *given: seen.append(given[5]) or batch_cost(*given)
+    _, weights = tiny_run(tmp_path / "run", "--mixup=0.4", module=module)
+    for step, (shares, rows) in enumerate(zip(seen, (4, 4, 1) * 2, strict=True)):
+        expected = np.random.default_rng((1, step)).beta(0.4, 0.4, rows)
+        assert shares.tolist() == pytest.approx(expected)
+    assert tiny_run(tmp_path / "without")[1] != weights
 
 
 @pytest.mark.parametrize("weight", [0.0, 1.0, 7.5])
