@@ -149,6 +149,8 @@ def resized(pixels, size):
     bands, as Pillow would need 4 bytes for each of its pixels."""
     (height, width), (across, down) = pixels.shape[:2], size
     x, y = max(width // (2 * across), 1), max(height // (2 * down), 1)
+    if x == y == 1:  # as for most frames of a video
+        return np.asarray(PIL.Image.fromarray(pixels).resize(size, PIL.Image.Resampling.BILINEAR))
     bands = np.split(pixels, range(128 * y, height, 128 * y))
     bands = [np.asarray(PIL.Image.fromarray(band).reduce((x, y))) for band in bands]
     part, box = PIL.Image.fromarray(np.concatenate(bands)), (0, 0, width / x, height / y)
