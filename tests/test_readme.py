@@ -1,6 +1,7 @@
 """What the README says of the scripts is so."""
 
 import csv
+import json
 import re
 import sys
 
@@ -97,3 +98,31 @@ def test_snippet_predicts_as_the_run_did(tmp_path, monkeypatch, capsys):
     genders = ["male" if float(row["p_male"]) > 0.5 else "female" for row in rows]
     due = zip([row["predicted_age"] for row in rows], genders, strict=True)
     assert told == [f"{age} {gender}\n" for age, gender in due]
+
+
+RESULTS = sorted((ROOT / "model-code/results").iterdir())
+
+
+def test_the_results_are_those_of_the_stored_runs():
+    """The README's tables are what its command prints from the clone alone."""
+    printed = run(ROOT / "model-code/summarize.py", *RESULTS)
+    assert (printed.returncode, printed.stderr) == (0, "")
+    tables = printed.stdout.strip().split("\n\n")
+    assert len(tables) == 2 and all(f"\n\n{table}\n\n" in README for table in tables)
+    assert {(r["loss"], r["seed"]) for r in map(facts_of, RESULTS)} >= {
+        (loss, seed) for loss in ("ce", "coral", "ordinal") for seed in (1, 2, 3)
+    }
+
+
+def facts_of(folder):
+    return json.loads((folder / "run.json").read_text())
+
+
+def test_the_stored_runs_are_small_and_of_no_machine():
+    """Kilobytes; neither weights nor photos; no folder of the machine that trained."""
+    files = {"run.json", "history.csv", "training.log", "test_predictions.csv", "test_probas.npy"}
+    for folder in RESULTS:
+        assert {file.name for file in folder.iterdir()} == files
+        assert sum(file.stat().st_size for file in folder.iterdir()) < 2e6
+        for name in files - {"test_probas.npy"}:
+            assert not re.search(r"(?<![\w.])[/\\]\w", (folder / name).read_text()), name
