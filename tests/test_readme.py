@@ -100,11 +100,13 @@ def test_snippet_predicts_as_the_run_did(tmp_path, monkeypatch, capsys):
     assert told == [f"{age} {gender}\n" for age, gender in due]
 
 
-RESULTS = sorted((ROOT / "model-code/results").iterdir())
+RESULTS = sorted(path.parent for path in (ROOT / "model-code/results").glob("*/run.json"))
 
 
 def test_the_results_are_those_of_the_stored_runs():
-    """The README's tables are what its command prints from the clone alone."""
+    """The README's tables are what its command prints from the clone alone, and its intervals those
+    of the report."""
+    assert "    python model-code/summarize.py model-code/results/*\n" in README
     printed = run(ROOT / "model-code/summarize.py", *RESULTS)
     assert (printed.returncode, printed.stderr) == (0, "")
     tables = printed.stdout.strip().split("\n\n")
@@ -112,6 +114,12 @@ def test_the_results_are_those_of_the_stored_runs():
     assert {(r["loss"], r["seed"]) for r in map(facts_of, RESULTS)} >= {
         (loss, seed) for loss in ("ce", "coral", "ordinal") for seed in (1, 2, 3)
     }
+    module = load(ROOT / "model-code/summarize.py")
+    results = [result for folder in RESULTS for result in module.read_run(folder, {}, [])]
+    for row in module.paired_table(1, module.compare(results, [])[0]):
+        for name in ("over images", "over seeds") if row["B"] == "CORAL" else ():
+            low, high = map(float, row[name].split(" to "))
+            assert f"{low:.2f} to {high:.2f}" in README, row
 
 
 def facts_of(folder):
