@@ -259,53 +259,51 @@ def augment(images, draws, level):
 
 def worsen(images, draws):
     """Images, float32 (n, 3, S, S) in [0, 1], as photos may be, by ``draws``, (n, 12) from [-1, 1):
-    up to 40 % lighter or darker towards the right and the lower border, 15 % grey, 15 % each shrunk
-    to S/2 and to S/3 and enlarged again, half under a rectangle with sides of S/6 to S/2."""
+    up to 40 % lighter or darker towards the right and the lower border, 15 % grey, the difference
+    from the mean of 5x5 pixels less (blurred) or more (sharpened) by up to 100 %, a quarter under a
+    rectangle with sides of S/6 to S/2."""
     numbers, size = draws[:, :, None, None], images.shape[-1]
-    right, down, grey, shrunk, hidden, left, top, width, height = numbers[:, :9].unbind(1)
+    right, down, grey, detail, hidden, left, top, width, height = numbers[:, :9].unbind(1)
     x = torch.linspace(-1, 1, size, device=images.device)
     light = 1 + 0.4 * (right * x + down * x[:, None])
     images = (images * light[:, None]).clamp(0, 1)
     images = torch.where(grey[:, None] > 0.7, images.mean(1, keepdim=True), images)
-
-    for factor in (2, 3):
-        some = (shrunk[:, None] + 0.3 * factor - 1.45).abs() < 0.15
-        small = F.interpolate(images, [size // factor] * 2, mode="area")
-        small = F.interpolate(small, [size] * 2, mode="bilinear", align_corners=False)
-        images = torch.where(some, small, images)
+    mean = F.avg_pool2d(images, 5, stride=1, padding=2, count_include_pad=False)
+    images = torch.lerp(mean, images, 1 + detail[:, None]).clamp(0, 1)
     inside = (x - left).abs() < (2 + width) / 6
-    inside = inside & ((x[:, None] - top).abs() < (2 + height) / 6) & (hidden > 0)
+    inside = inside & ((x[:, None] - top).abs() < (2 + height) / 6) & (hidden > 0.5)
     return torch.where(inside[:, None], (1 + numbers[:, 9:]) / 2, images)
 
 
 def random_changes(images, args, step, count, some):
-    """``images`` as --augment and --mixup change them, and with --mixup their ``share`` (n,): the
-    rest is of the image as far from their other end. Drawn by seed and step for the whole batch of
-    ``count``, of which these are ``some``: so resumed runs draw the same."""
-    rng, share = np.random.default_rng((args.seed, step)), None
-    if args.augment:
-        draws = torch.tensor(rng.uniform(-1, 1, (count, 21 if args.augment == 2 else 9))[some])
-        images = augment(images, draws.float().to(images.device, non_blocking=True), args.augment)
-    if args.mixup:
-        share = torch.tensor(rng.beta(args.mixup, args.mixup, count)[some]).float()
-        share = share.to(images.device, non_blocking=True)
-        images = torch.lerp(images.flip(0), images, share[:, None, None, None])
-    return images, share
+    """``images`` as --augment changes them, by seed and step, so that resumed runs draw the same:
+    drawn for the whole batch of ``count``, of which these are ``some``."""
+    if not args.augment:
+        return images
+    rng = np.random.default_rng((args.seed, step))
+    draws = torch.tensor(rng.uniform(-1, 1, (count, 21 if args.augment == 2 else 9))[some])
+    return augment(images, draws.float().to(images.device, non_blocking=True), args.augment)
 
 
 # %% Optimisation and training [all]
 def optimisation(model, args, steps):
     """The optimiser, Adam or with weight decay AdamW, and the schedule of its learning rate over
     ``steps``: constant, or with --onecycle 1 from lr/25 up to lr in the first fifth and down to
-    lr/250,000, both along a cosine."""
+    lr/250,000, both along a cosine. Adam moves nothing by more than about its rate in a step: too
+    little for CORAL's biases, which have to spread, so that theirs is --bias_lr times as high."""
+    weights = {1: [], args.bias_lr: []}  # by rate
+    for name, weight in model.named_parameters():
+        weights[args.bias_lr if name == "linear_1_bias" else 1].append(weight)
+    groups = [{"params": some, "lr": args.lr * rate} for rate, some in weights.items() if some]
     # without weight decay AdamW is Adam, to the bit if it is not fused; on CUDA False would be slow
     how = {"weight_decay": args.weight_decay, "fused": bool(args.fused) or None}
-    optimizer = torch.optim.AdamW(model.parameters(), args.lr, **how)
+    optimizer = torch.optim.AdamW(groups, **how)
     if not args.onecycle:
         return optimizer, torch.optim.lr_scheduler.ConstantLR(optimizer, factor=1)
     # fewer than 6 steps would leave none to rise in
     cycle = {"total_steps": max(steps, 6), "pct_start": 0.2, "cycle_momentum": False}
-    return optimizer, torch.optim.lr_scheduler.OneCycleLR(optimizer, args.lr, **cycle)
+    rates = [group["lr"] for group in groups]
+    return optimizer, torch.optim.lr_scheduler.OneCycleLR(optimizer, rates, **cycle)
 
 
 def gender_cost_fn(logits, genders):
@@ -314,27 +312,20 @@ def gender_cost_fn(logits, genders):
     return torch.where(genders.isnan(), 0, costs)
 
 
-def mixed_costs(share, cost_of, logits, targets, *imp):
-    """The images' costs (n,), with --mixup ``share`` of their own and the rest of the others'."""
-    logits = logits[: len(targets)]  # without the one image of a process that had none
-    costs = cost_of(logits, targets, *imp)
-    if share is None:
-        return costs
-    return torch.lerp(cost_of(logits, targets.flip(0), *imp), costs, share[: len(targets)])
-
-
-def batch_cost(network, split, rows, mine, images, share, imp, args, device):
+def batch_cost(network, split, rows, mine, images, imp, args, device):
     """The mean age cost over the images of the batch ``rows``, with --gender 1 plus --gender_weight
     times the mean over those of known gender; of several processes each has its part of both."""
     with torch.autocast(device.type, torch.bfloat16, enabled=bool(args.amp)):
         logits, gender_logits = network(images)
+
+    # where ``mine`` is empty the one image that was computed is left out, and the cost is 0
     labels = split.labels[rows[mine]].to(device, non_blocking=True)
-    cost = mixed_costs(share, cost_fn, logits, labels, imp).sum() / len(rows)
+    cost = cost_fn(logits[: len(labels)], labels, imp).sum() / len(rows)
 
     if args.gender:
         genders = split.genders[rows[mine]].to(device, non_blocking=True)
         known = split.genders[rows].isfinite().sum().item()
-        gender_costs = mixed_costs(share, gender_cost_fn, gender_logits, genders)
+        gender_costs = gender_cost_fn(gender_logits[: len(labels)], genders)
         cost = cost + args.gender_weight * gender_costs.sum() / max(known, 1)
     return cost
 
@@ -370,10 +361,10 @@ def train(model, splits, args, device, checkpoint=None):
             images = to_device(images, device, args)
             progress["waited"] += time.monotonic() - wait_began
             step = epoch * steps_per_epoch + number
-            images, share = random_changes(images, args, step, len(rows), at_least_one(mine))
+            images = random_changes(images, args, step, len(rows), at_least_one(mine))
 
             # forward and cost
-            cost = batch_cost(state.network, split, rows, mine, images, share, imp, args, device)
+            cost = batch_cost(state.network, split, rows, mine, images, imp, args, device)
             state.epoch_cost += cost.detach().double() * len(rows)
             # on CUDA, reading the cost makes the device wait: only where it is logged
             if device.type == "cpu" or number % args.log_every == 0:
@@ -503,6 +494,7 @@ SETTINGS = {  # option: (paper, fast, lowest, highest, meaning); what has no low
     "prior_bias": (0, 1, 0, 1, "1: start the output biases at the training labels' frequencies"),
     "init_from": (None, None, None, None, "state dict whose backbone weights to start from"),
     "lr": (0.0005, 0.001, 1e-12, 1e3, "learning rate; the highest one with --onecycle 1"),
+    "bias_lr": (1.0, 10.0, 1e-3, 1e3, "learning rate of CORAL's biases, as a multiple of --lr"),
     "onecycle": (0, 1, 0, 1, "1: the learning rate rises for a fifth of the steps, then falls"),
     "weight_decay": (0.0, 0.05, 0, 1e3, "decoupled weight decay; Adam becomes AdamW"),
     "fused": (0, 1, 0, 1, "1: the optimiser's step in one pass (faster, rounded otherwise)"),
@@ -510,7 +502,6 @@ SETTINGS = {  # option: (paper, fast, lowest, highest, meaning); what has no low
     "flip": (0, 1, 0, 1, "1: mirror training images at random; answer for image and mirror image"),
     "shifts": (0, 0, 0, 1, "1: answer for the image moved by a pixel to each corner (four views)"),
     "augment": (0, 0, 0, 2, "1: turn, scale, move, recolour training images; 2: worsen them too"),
-    "mixup": (0.0, 0.0, 0, 1e3, "blend images and their costs, by shares from Beta(mixup, mixup)"),
     "numworkers": (4, 4, 1, 1024, "data streams; another number gives other crops"),
     "cuda": (-1, -1, -1, 1023, "CUDA device number; -1: the CPU"),
     "amp": (0, 0, 0, 1, "1: train in bfloat16 (faster where the processor has its arithmetic)"),
@@ -575,6 +566,10 @@ def parse_settings(argv, earlier=None):
     need(
         task_importance_weights or not args.imp_weight,
         f"--imp_weight 1: {LOSS} has no tasks to weigh; leave it out",
+    )
+    need(
+        LOSS == "coral" or args.bias_lr in SETTINGS["bias_lr"][:2],
+        f"--bias_lr {args.bias_lr}: {LOSS} has no biases with a rate of their own; leave it out",
     )
     # with torchrun, process i of a machine uses device i
     last = LOCAL_PROCESSES - 1 if PROCESSES > 1 and args.cuda >= 0 else args.cuda

@@ -32,8 +32,7 @@ from conftest import PATIENCE, ROOT, begin, costs, load
 SCRIPT = ROOT / "model-code" / "afad-coral.py"
 TINY = ["--epochs=2", "--batch_size=4", "--image_size=40", "--log_every=1"]
 ROWS = {"train": 11, "valid": 5, "test": 6}
-FAST = ["--recipe=fast", "--augment=2", "--mixup=0.3", "--shifts=1", "--gender=1"]
-FAST += ["--imp_weight=1", "--amp=1"]
+FAST = ["--recipe=fast", "--augment=2", "--shifts=1", "--gender=1", "--imp_weight=1", "--amp=1"]
 SAVED = "model.pt test_predictions.csv test_probas.npy best_test_predictions.csv".split()
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
@@ -652,7 +651,8 @@ def slow_errors(model, data, name):
 def test_learning_rate(steps):
     """Along a cosine from lr/25 up to lr in a fifth of the steps, along another down to
     lr/250,000; a run of fewer steps than 6 ends before."""
-    settings = SimpleNamespace(lr=0.003, onecycle=1, weight_decay=0.0, fused=0)
+    given = {"weight_decay": 0.0, "fused": 0, "bias_lr": 1.0}
+    settings = SimpleNamespace(lr=0.003, onecycle=1, **given)
     optimizer, schedule = load(SCRIPT).optimisation(torch.nn.Linear(1, 1), settings, steps)
     peak, last = 0.2 * max(steps, 6) - 1, max(steps, 6) - 1
     for step in range(steps):
@@ -663,7 +663,7 @@ def test_learning_rate(steps):
         assert optimizer.param_groups[0]["lr"] == pytest.approx(expected, rel=1e-9)
         optimizer.step()
         schedule.step()
-    constant = SimpleNamespace(lr=0.7, onecycle=0, weight_decay=0.0, fused=0)
+    constant = SimpleNamespace(lr=0.7, onecycle=0, **given)
     optimizer, schedule = load(SCRIPT).optimisation(torch.nn.Linear(1, 1), constant, steps)
     for _ in range(8):
         optimizer.step()
