@@ -1144,6 +1144,9 @@ def check_settings(before, args):
     for name, (paper, *_) in {"recipe": ("paper",), **SETTINGS}.items():
         if name not in FREE_ON_RESUME and name != "seed":
             check_equal(f"--{name}", before["settings"].get(name, paper), now[name], advice)
+    for name, value in before["settings"].items():
+        known = name in now or not value  # what is 0 was off
+        need(known, f"--resume: the run has --{name} {value}: go on with the script that began it")
 
 
 def check_data(before, now):

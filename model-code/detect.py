@@ -204,10 +204,10 @@ def square(points, dataset):
 
 
 def squares(face, dataset):
-    """The squares, as of square(), of which the network is to give its mean answer. Of a ``face``
-    turned to the side the points are closer together than those of ALIGNED, so that square() is too
-    narrow and lies where the nose points: a second one is as wide as eyes and mouth are apart for,
-    around the middle of the box."""
+    """square(), and of a ``face`` turned to the side a second one, for its gender. There the points
+    are closer together than those of ALIGNED, so square() is too narrow and lies where the nose
+    points: the second is as wide as eyes and mouth are apart for, around the middle of the box. Of
+    its age the first alone tells more (pretrained/README.md)."""
     corner, across = square(face.points, dataset)
     points, due = np.asarray(face.points) @ (1, 1j), ALIGNED @ (1, 1j)
     high, usual = (abs(some[3:].mean() - some[:2].mean()) for some in (points, due))

@@ -280,7 +280,7 @@ def title(model, name):
 
 def face_images(pixels, face, model):
     """PIL images of a ``face`` (of detect.find_faces) in ``pixels``, as the training images show
-    theirs; the network's mean answer to them is what is said of it."""
+    theirs: the first tells its age, all of them its gender."""
     images = [detect.cut(pixels, *square) for square in detect.squares(face, model.script.DATASET)]
     # the script would cut these pixels out of the middle of a larger image
     crop = model.script.CENTER_CROP
@@ -310,11 +310,12 @@ def infer(images, model, batch_size):
 
 
 def infer_faces(faces, model, batch_size):
-    """infer() of ``faces``, each a list of images, whose answers are averaged."""
+    """infer() of ``faces``, each a list of images: the probabilities of the first, and the mean of
+    all P(male)."""
     probas, male = infer([image for images in faces for image in images], model, batch_size)
     if faces:
         sizes = [len(images) for images in faces]
-        probas = torch.stack([part.mean(dim=0) for part in probas.split(sizes)])
+        probas = torch.stack([part[0] for part in probas.split(sizes)])
         if model.network.fc_gender:
             male = [part.mean().item() for part in torch.tensor(male).split(sizes)]
         else:

@@ -8,10 +8,10 @@ training.log (and test_predictions.log). The report: index.html (opens from disk
 results.csv, decoding.csv, paired.csv, by_group.csv and the plots as PNG. Of an unfinished run only
 the learning curve is drawn.
 
-Runs are averaged over seeds only where all else agrees: data set, loss, task importance weights,
-gender output, epoch (the last, or the one chosen on validation), and every setting and data file
-that changes the numbers. Groups that differ in nothing but loss and importance weights form a
-comparison; losses are compared image by image only within one.
+Runs are averaged over seeds only where all else agrees: data set, loss, task importance weights, the
+rate of CORAL's biases, gender output, epoch (the last, or the one chosen on validation), and every
+setting and data file that changes the numbers. Groups that differ in nothing but the first three
+form a comparison; losses are compared image by image only within one.
 """
 
 import argparse
@@ -45,7 +45,7 @@ UTK_RACES = {"0": "White", "1": "Black", "2": "Asian", "3": "Indian", "4": "othe
 # unknown here counts, so that it splits a group in sight rather than being averaged over unseen.
 NOT_COMPARED = set(
     "seed imp_weight gender outpath cuda cache_dir checkpoint_minutes log_every resume overwrite "
-    "train_csv test_csv valid_csv image_path trust_csv skip_missing".split()
+    "train_csv test_csv valid_csv image_path trust_csv skip_missing bias_lr".split()
 )
 # 97.5 % points of Student's t for 1 to 10 degrees of freedom; the last also serves for more.
 T_975 = [12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228]
@@ -97,13 +97,16 @@ def read_run_json(path, notes):
         "dataset": record["dataset"],
         "loss": record["loss"],
         "imp_weight": int(bool(options["imp_weight"])),
+        # of CORAL alone; runs from before there was a choice had 1
+        "bias_lr": float(options.get("bias_lr", 1)) if record["loss"] == "coral" else 1.0,
         "gender": int(bool(record["gender"])),
         "epochs": int(options["epochs"]),
         "curves": curves,
     }
     if not re.fullmatch("[a-z0-9]+", result["dataset"]) or result["loss"] not in LOSSES:
         raise ValueError(f"no data set or no loss: {result['dataset']}, {result['loss']}")
-    settings = {key: value for key, value in options.items() if key not in NOT_COMPARED}
+    # what is off, 0 or None, other versions of the script may not know
+    settings = {key: value for key, value in options.items() if value and key not in NOT_COMPARED}
     settings |= {key: record[key] for key in ("num_classes", "youngest_age", "processes")}
     settings["train"] = image_set(record["data"]["train"])
     if not finished:
@@ -311,6 +314,7 @@ def read_published_log(path, test_csvs, notes):
         "dataset": dataset,
         "loss": name[2],
         "imp_weight": int("\nTask Importance Weight: 1\n" in log),
+        "bias_lr": 1.0,
         "gender": 0,
         "epochs": epochs,
         "minutes": float(minutes[1]),
@@ -354,7 +358,7 @@ def read_test_csv(path, dataset):
 
 
 def compare(results, notes):
-    """[{(loss, imp_weight): [results, one per seed]}], one dict per comparison.
+    """[{(loss, imp_weight, bias_lr): [results, one per seed]}], one dict per comparison.
 
     An unfinished run joins each comparison of its data set and settings, whatever the test images,
     or else forms one with others like it.
@@ -380,20 +384,24 @@ def compare(results, notes):
     for result in unfinished:
         homes = [groups for groups in comparisons.values() if trained_alike(groups, result)]
         for groups in homes:
-            groups.setdefault((result["loss"], result["imp_weight"]), []).append(result)
+            groups.setdefault(key_of(result), []).append(result)
         if not homes:
             group_of(comparisons, result).append(result)
-    order = [(loss, weighted) for loss in LOSSES for weighted in (0, 1)]
+    losses = list(LOSSES)
     return [
-        {key: groups[key] for key in sorted(groups, key=order.index)}
+        {key: groups[key] for key in sorted(groups, key=lambda key: (losses.index(key[0]), *key))}
         for _, groups in sorted(comparisons.items())
     ]
+
+
+def key_of(result):
+    return result["loss"], result["imp_weight"], result["bias_lr"]
 
 
 def group_of(comparisons, result):
     conditions = [result[key] for key in ("dataset", "epoch", "gender", "settings")]
     groups = comparisons.setdefault(json.dumps(conditions, sort_keys=True), {})
-    return groups.setdefault((result["loss"], result["imp_weight"]), [])
+    return groups.setdefault(key_of(result), [])
 
 
 def trained_alike(groups, result):
@@ -418,8 +426,13 @@ def first_of(groups):
     return next(iter((having(groups, "mae") or groups).values()))[0]
 
 
+def named(loss, weighted, bias_lr):
+    rate = f", bias_lr {bias_lr:g}" if bias_lr != 1 else ""
+    return loss + (", weighted" if weighted else "") + rate
+
+
 def label(key):
-    return LOSSES[key[0]] + (", weighted" if key[1] else "")
+    return named(LOSSES[key[0]], *key[1:])
 
 
 def mean(values, decimals=2):
@@ -455,6 +468,7 @@ def results_table(number, groups):
                 "data set": first["dataset"],
                 "loss": LOSSES[key[0]],
                 "imp. weights": str(key[1]),
+                "bias_lr": f"{key[2]:g}",
                 "gender": str(first["gender"]),
                 "epoch": first["epoch"],
                 "runs": str(len(group)),
@@ -524,9 +538,10 @@ def short_tables(comparisons):
     telling = [n for n in ("data set", "gender", "epoch", "settings") if results[n].nunique() > 1]
     short, always = [], {}
     for row in results.to_dict("records"):
-        share, weighted = row["CS(5) %"], ", weighted" if row["imp. weights"] == "1" else ""
+        share, weighted = row["CS(5) %"], row["imp. weights"] == "1"
+        loss = named(row["loss"], weighted, float(row["bias_lr"]))
         columns = {name: row[name] for name in telling}
-        columns |= {"loss": row["loss"] + weighted, "seeds": row["seeds"].replace(" ", ", ")}
+        columns |= {"loss": loss, "seeds": row["seeds"].replace(" ", ", ")}
         columns["test MAE"] = plus_minus(row["test MAE"], row["MAE sd"])
         columns["RMSE"] = plus_minus(row["test RMSE"], row["RMSE sd"])
         columns["within 5 years"] = share and f"{share} %"
@@ -627,12 +642,15 @@ def by_group_table(number, groups):
     return sorted(rows, key=order)
 
 
-# Plots. A loss keeps its colour, dashed where importance-weighted, dotted where unfinished. Each
-# shows the groups that have what PLOTS, below, says it needs.
+# Plots. A loss keeps its colour, dashed where importance-weighted, dotted where unfinished, pale
+# where CORAL's biases have a rate of their own. Each shows the groups that have what PLOTS, below,
+# says it needs.
 
 
 def line(key):
-    return {"color": COLOURS[key[0]], "linestyle": "--" if key[1] else "-", "label": label(key)}
+    loss, weighted, bias_lr = key
+    style = {"linestyle": "--" if weighted else "-", "alpha": 1 if bias_lr == 1 else 0.5}
+    return {"color": COLOURS[loss], "label": label(key), **style}
 
 
 def unfinished_line(key):
@@ -662,12 +680,12 @@ def plot_curves(groups):
     panels = figure.subplots(1, len(shown), squeeze=False)[0]
     for ax, (column, name) in zip(panels, shown.items(), strict=True):
         for key, group in groups.items():
-            named = set()
+            known = set()
             for result in group:
                 style = line(key) if "mae" in result else unfinished_line(key)
-                if style["label"] in named:
+                if style["label"] in known:
                     style["label"] = None
-                named.add(style["label"])
+                known.add(style["label"])
                 ax.plot(result["curves"]["epoch"], result["curves"][column], linewidth=1, **style)
         ax.set(xlabel="epoch", ylabel=name)
         ax.legend()

@@ -118,8 +118,9 @@ def test_outpath_is_required(capsys):
     assert "required: --outpath" in capsys.readouterr().err
 
 
-def test_ce_has_no_importance_weights(data, capsys):
+def test_what_is_not_for_ce(data, capsys):
     assert "--imp_weight 1: ce has no tasks" in refusal(data, capsys, "--imp_weight=1", module=CE)
+    assert "--bias_lr 5.0: ce has no biases" in refusal(data, capsys, "--bias_lr=5", module=CE)
 
 
 @pytest.mark.parametrize(

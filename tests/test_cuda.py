@@ -272,7 +272,7 @@ class Operations(TorchDispatchMode):
 def test_the_optimiser_takes_all_weights_at_once(fused):
     """Its step is fewer operations than there are weights, each of which CUDA would start anew."""
     module = load(SCRIPT)
-    args = SimpleNamespace(fused=fused, lr=0.001, weight_decay=0.05, onecycle=0)
+    args = SimpleNamespace(fused=fused, lr=0.001, bias_lr=10.0, weight_decay=0.05, onecycle=0)
     model = module.ResNet34().to(DEVICE)
     optimizer, _ = module.optimisation(model, args, 10)
     weights = list(model.parameters())

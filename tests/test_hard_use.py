@@ -235,18 +235,23 @@ def test_checkpoints_of_another_content(forge, module, words, tmp_path, capsys):
 
 def test_resuming_where_other_things_are_gone(module, words, tmp_path, capsys):
     """The weights to start from are not needed again; where the images have moved is told once, and
-    the settings of a run begun before an option existed are that option's defaults."""
+    the settings of a run begun before an option existed are that option's defaults. One that has
+    gone since must have been off."""
     out, evaluate_all, start = tmp_path / "run", module.evaluate_all, tmp_path / "start.pt"
     torch.save(module.ResNet34().state_dict(), start)
     module.evaluate_all = lambda *args: module.refuse("stopped", 1)
     refusal(capsys, 1, module.main, [*words, f"--init_from={start}", "--seed=7"])
     start.unlink()
     facts = json.loads((out / "run.json").read_text())
-    assert facts["settings"].pop("augment") == 0
-    (out / "run.json").write_text(json.dumps(facts))
+    assert facts["settings"].pop("augment") == 0 and facts["settings"].pop("bias_lr") == 1
+    again = [f"--outpath={out}", "--resume"]
+    for share in (0.3, 0.0):
+        facts["settings"]["mixup"] = share
+        (out / "run.json").write_text(json.dumps(facts))
+        if share:
+            assert "the run has --mixup 0.3: go on with" in refusal(capsys, 2, module.main, again)
     moved = tmp_path / "moved"
     shutil.copytree(facts["settings"]["image_path"], moved)
-    again = [f"--outpath={out}", "--resume"]
     refusal(capsys, 1, module.main, [*again, f"--image_path={moved}", "--trust_csv=1"])
     facts = json.loads((out / "run.json").read_text())
     assert facts["settings"]["image_path"] == str(moved) and facts["seed"] == 7

@@ -350,7 +350,7 @@ def test_faces_turned_to_the_side():
     """A face as of UTKFace, 100 pixels wide there, and one whose points are 0.4 as far apart in
     the direction of the eyes, both turned by 20 degrees: of the second the network is asked twice,
     in the square by least squares, and in one of 100 pixels around the box, whose middle is 12
-    pixels beside the points'. What is said is the mean."""
+    pixels beside the points'."""
     axis = np.exp(1j * math.radians(20))
     for narrow, count in ((1, 1), (0.4, 2)):
         offsets = (detect.ALIGNED - 0.5) * 100 * (narrow, 1) @ (1, 1j) * axis
@@ -370,15 +370,16 @@ def test_faces_turned_to_the_side():
     assert centre.imag == pytest.approx(plain.imag)  # and as high as before
 
 
-def test_the_mean_over_a_faces_images(bare):
-    """infer_faces() of a face of two images and one of one; without gender, None of each."""
+def test_a_faces_images_tell_its_age_and_gender(bare):
+    """infer_faces() of a face of two images and one of one: age by the first, gender by the mean;
+    without gender, None of each."""
     model = predict.load(weights=bare[1], script="afad-coral.py", image_size=32)
     images = [predict.prepare(small(0.5, mirrored), model) for mirrored in (False, True)]
     images.append(predict.prepare(ImageOps.flip(FACE), model))
     probas, male = predict.infer(images, model, 2)
     assert (probas[0] - probas[1]).abs().max() > 0.01
-    mean, genders = predict.infer_faces([images[:2], images[2:]], model, 2)
-    torch.testing.assert_close(mean, torch.stack([(probas[0] + probas[1]) / 2, probas[2]]))
+    ages, genders = predict.infer_faces([images[:2], images[2:]], model, 2)
+    torch.testing.assert_close(ages, probas[[0, 2]])
     assert genders == pytest.approx([(male[0] + male[1]) / 2, male[2]])
     model.network.fc_gender = None
     assert predict.infer_faces([images[:2], images[2:]], model, 2)[1] == [None, None]

@@ -281,6 +281,34 @@ def test_small_maps(side, stride):
     assert type(conv(inputs).grad_fn).__name__.startswith("Convolution")
 
 
+@pytest.mark.parametrize("onecycle", [0, 1])
+def test_the_biases_rate(onecycle):
+    """Adam's first step moves each weight by its rate, whatever the gradient; CORAL's biases by
+    seven times that. Without a rate of their own, as in the other losses, all is one group."""
+    coral = load(SCRIPT)
+    args = SimpleNamespace(lr=0.002, bias_lr=7.0, weight_decay=0.0, fused=0, onecycle=onecycle)
+    model = coral.ResNet34(gender=1)
+    before = {name: weight.detach().clone() for name, weight in model.named_parameters()}
+    optimizer, schedule = coral.optimisation(model, args, 50)
+    for weight in model.parameters():
+        weight.grad = torch.full_like(weight, -0.1)
+    optimizer.step()
+    for name, weight in model.named_parameters():
+        rate = 0.002 / (25 if onecycle else 1) * (7 if name == "linear_1_bias" else 1)
+        assert torch.allclose(weight - before[name], torch.tensor(rate), rtol=1e-2), name
+    for _ in range(49):
+        schedule.step()
+        rate, biases_rate = (group["lr"] for group in optimizer.param_groups)
+        assert biases_rate == pytest.approx(7 * rate)
+
+    args.bias_lr = 1.0
+    for module in (coral, load(SCRIPT.with_name("afad-ordinal.py"))):
+        model = module.ResNet34()
+        [group] = module.optimisation(model, args, 50)[0].param_groups
+        assert [id(each) for each in group["params"]] == [id(each) for each in model.parameters()]
+        args.bias_lr = 7.0
+
+
 @pytest.mark.parametrize("weight", [0.0, 1.0, 7.5])
 def test_cost_of_age_and_gender(weight):
     """The mean age cost over all images, and --gender_weight times the mean of -log P(the gender)
@@ -300,6 +328,26 @@ def test_cost_of_age_and_gender(weight):
     p_male = [1 / (1 + math.exp(-x)) for x in male.tolist()]
     parts = [math.log(p_male[0]), math.log(1 - p_male[2]), math.log(1 - p_male[3])]
     assert cost.item() == pytest.approx(age - weight * sum(parts) / 3, rel=1e-5)
+
+    # it is the sum of what processes have of it, one of which has no image of the batch
+    costs = []
+    for mine in (slice(0, 3), slice(3, 4), slice(4, 4)):
+        some = images[module.at_least_one(mine)]
+        costs.append(module.batch_cost(model, split, rows, mine, some, imp, args, device))
+    assert costs[2] == 0 and costs[2].requires_grad
+    assert sum(costs).item() == pytest.approx(cost.item(), rel=1e-5)
+
+
+def test_changes_of_a_part_of_a_batch():
+    """Drawn for the whole batch, of which a process changes its images."""
+    module, args = load(SCRIPT), SimpleNamespace(augment=2, seed=5)
+    images = torch.rand(5, 3, 36, 36, generator=torch.Generator().manual_seed(0))
+    changed = module.random_changes(images, args, 7, 5, slice(0, 5))
+    draws = torch.tensor(np.random.default_rng((5, 7)).uniform(-1, 1, (5, 21))).float()
+    assert torch.equal(changed, module.augment(images, draws, 2))
+    for some in (slice(1, 4), slice(4, 5)):
+        found = module.random_changes(images[some], args, 7, 5, some)
+        assert torch.allclose(found, changed[some], atol=1e-6)
 
 
 def test_bfloat16(tmp_path):
