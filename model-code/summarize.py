@@ -8,10 +8,11 @@ training.log (and test_predictions.log). The report: index.html (opens from disk
 results.csv, decoding.csv, paired.csv, by_group.csv and the plots as PNG. Of an unfinished run only
 the learning curve is drawn.
 
-Runs are averaged over seeds only where all else agrees: data set, loss, task importance weights, the
-rate of CORAL's biases, gender output, epoch (the last, or the one chosen on validation), and every
-setting and data file that changes the numbers. Groups that differ in nothing but the first three
-form a comparison; losses are compared image by image only within one.
+Runs are averaged over seeds only where all else agrees: data set, loss, task importance weights,
+the rate of CORAL's biases, gender output, epoch (the last, or the one chosen on validation), and
+every setting and data file that changes the numbers. Groups that differ in nothing but loss,
+importance weights and that rate form a comparison; losses are compared image by image only within
+one.
 """
 
 import argparse
