@@ -23,6 +23,7 @@ import signal
 import sys
 import tempfile
 import time
+import warnings
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
@@ -566,7 +567,8 @@ def parse_settings(argv, earlier=None):
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
     parser.error = refuse
     parser.add_argument("--outpath", type=Path, required=True, help="folder that receives the run")
-    parser.add_argument("--recipe", choices=("paper", "fast"), help="(paper)")
+    recipes = "the settings' defaults: the paper's, or others for a fraction of the time (paper)"
+    parser.add_argument("--recipe", choices=("paper", "fast"), help=recipes)
     for name, (paper, fast, *_, meaning) in SETTINGS.items():
         kind = Path if name in PATHS else type(paper)
         default = f"({paper})" if paper == fast else f"(paper: {paper}, fast: {fast})"
@@ -624,6 +626,8 @@ def read_table(csv):
     unique = len(names) == len(set(names))
     need(unique, f"{csv}: two columns have the same name: {', '.join(names)}")
     table = table.rename(columns=str.strip)
+    if FILE_COLUMN.startswith("Unnamed"):  # the first, whatever its name
+        table = table.rename(columns={table.columns[0]: FILE_COLUMN})
     for column in table.columns.drop(FILE_COLUMN, errors="ignore"):
         table[column] = table[column].str.strip()
     return table, hashlib.sha256(content).hexdigest()
@@ -769,14 +773,18 @@ def decode(split, args):
                     split.pixels[row] = prepare_image(image, args.image_size)
             except Exception as error:  # Pillow raises many kinds on damaged files
                 where = f"{split.facts['csv']}: row {split.rows[row]}: {split.files[row]}"
-                return contents, f"{where} is no readable image ({error})"
+                why = "not an image" if isinstance(error, PIL.UnidentifiedImageError) else error
+                advice = "replace it, or take out its row"
+                return contents, f"{where} is no readable image ({why}); {advice}"
         return contents, None
 
     digest, rows = hashlib.sha256(), range(len(split.files))
     parts = [rows[start : start + 32] for start in rows[::32]]
     # threads are enough: Pillow decodes and resizes outside Python's global lock
     pool = ThreadPoolExecutor(os.cpu_count())
-    with tqdm(total=len(rows), desc="decoding", unit="img", disable=NO_BAR) as bar:
+    bar = tqdm(total=len(rows), desc="decoding", unit="img", disable=NO_BAR)
+    with bar, warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # Pillow's, of odd tags and palettes
         for contents, error in pool.map(decode_rows, parts):
             if error or stop.signal:
                 pool.shutdown(cancel_futures=True)

@@ -31,7 +31,7 @@ def read_labels(path):
             keep_default_na=False,
             encoding="utf-8-sig",
             compression=None,  # whatever its name ends in
-        )
+        ).rename(columns=str.strip)
         if not isinstance(table.index, pd.RangeIndex):  # what pandas makes of longer rows
             raise ValueError("rows are longer than the header")
     except ValueError as error:
@@ -41,6 +41,7 @@ def read_labels(path):
             raise ValueError(f"{path}: has no column {column!r}")
     if "gender" not in table:
         table["gender"] = ""
+    table = table[["file", "age", "gender"]].apply(lambda column: column.str.strip())
     found = {}
     for number, row in enumerate(table.itertuples(), 1):
         place, key = f"{path}: row {number}", PurePath(row.file).parts
@@ -50,17 +51,19 @@ def read_labels(path):
             raise ValueError(f"{place}: age {row.age!r}: give years, or a range as 20-29") from None
         if row.gender not in ("", *GENDERS):
             raise ValueError(f"{place}: gender {row.gender!r}: give male, female or nothing")
-        label = row.age.strip(), row.gender
+        label = row.age, row.gender
         if found.setdefault(key, label) != label:
             raise ValueError(f"{place}: {row.file!r} has another label in an earlier row")
     return found
 
 
 def check_labels(found, sources, scripts):
-    """ValueError where a label is that of several ``sources``, or where the ages are the classes of
-    a training CSV: lower by the youngest age of one of the ``scripts``, modules, than the files'
-    names tell."""
+    """ValueError where a label is that of several ``sources``, none is that of any, or the ages are
+    the classes of a training CSV: lower by the youngest age of one of the ``scripts``, modules,
+    than the files' names tell."""
     counts = collections.Counter(key_of(source, found) for source in sources)
+    if counts.keys() == {None}:
+        raise ValueError("no file in it is the end of an input's path; shorten its paths")
     for key, count in counts.items():
         if key and count > 1:
             more = "give more of its path"

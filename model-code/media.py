@@ -48,6 +48,8 @@ def find_files(words, out):
     another = "its files are replaced; choose another --out"
     for word in words:
         path = Path(word)
+        if not word:
+            raise ValueError("an INPUT is empty; give a file or a folder")
         if "://" in word:
             raise ValueError(f"{word}: is a URL; download the file and give its path")
         if os.path.isdir(path):
@@ -175,7 +177,7 @@ def read_video(path, clip, warn):
         stream.codec_context.options = {"max_pixels": str(PIL.Image.MAX_IMAGE_PIXELS)}
         clip.rate = float(stream.average_rate or 30)  # a type of its own since PyAV 19
         clip.length, clip.sound = stream.frames, bool(container.streams.audio)
-        clock = SimpleNamespace(pts=-math.inf, dts=-math.inf, faults=0, seconds=-math.inf)
+        clock = SimpleNamespace(pts=-math.inf, dts=-math.inf, faults=0, seconds=-math.inf, shift=0)
         start, number, damaged = None, 0, 0
         for packet in container.demux(stream):
             try:
@@ -184,7 +186,7 @@ def read_video(path, clip, warn):
                 damaged += 1
                 continue
             for frame in frames:
-                seconds = time_of(frame, number / clip.rate, clock)
+                seconds = time_of(frame, number, clip.rate, clock)
                 start, number = seconds if start is None else start, number + 1
                 damaged += frame.is_corrupt
                 yield seconds - start, shown(frame, stream.sample_aspect_ratio)
@@ -234,10 +236,11 @@ def best_stream(container, warn):
     return best
 
 
-def time_of(frame, otherwise, clock):
-    """A frame's time in seconds, never before that of the last one. Files with B-frames may give
-    the times of decoding (AVI), so those which go back less often are taken, as FFmpeg's own
-    programs do; ``otherwise`` if there are none."""
+def time_of(frame, number, rate, clock):
+    """The time in seconds of a frame, never before that of the last one. Files with B-frames may
+    give the times of decoding (AVI), so those which go back less often are taken, as FFmpeg's own
+    programs do, and those of ``rate`` if there are none. Where recordings were joined by copying,
+    times begin anew: they go on after the last one."""
     pts, dts = frame.pts, frame.dts
     if dts is not None:
         clock.faults -= dts <= clock.dts
@@ -247,7 +250,10 @@ def time_of(frame, otherwise, clock):
         clock.pts = pts
     if dts is not None and (pts is None or clock.faults > 0):
         pts = dts
-    seconds = otherwise if pts is None else float(pts * frame.time_base)
+    seconds = clock.shift + (number / rate if pts is None else float(pts * frame.time_base))
+    if pts is not None and seconds < clock.seconds - 1:
+        clock.shift += clock.seconds + 1 / rate - seconds
+        seconds = clock.seconds + 1 / rate
     clock.seconds = max(clock.seconds, seconds)
     return clock.seconds
 

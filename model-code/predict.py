@@ -32,7 +32,7 @@ import sys
 import warnings
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager, nullcontext, redirect_stdout, suppress
+from contextlib import ExitStack, contextmanager, redirect_stdout, suppress
 from fractions import Fraction
 from pathlib import Path
 from types import SimpleNamespace
@@ -84,6 +84,27 @@ def say(line, file=None):
     tqdm.write("".join(escaped), file=file)
 
 
+class Output:
+    """Standard output, which may get full or be closed before the files are written: the rest of
+    what it is given is dropped then, and ``error`` tells why."""
+
+    def __init__(self, file):
+        self.file, self.error = file, None
+
+    def write(self, text):
+        self.attempt(self.file.write, text)
+
+    def flush(self):
+        self.attempt(self.file.flush)
+
+    def attempt(self, action, *given):
+        try:
+            if not self.error:
+                action(*given)
+        except OSError as error:
+            self.error = error
+
+
 def warn(*parts):
     say(f"predict.py: warning: {': '.join(parts)}", sys.stderr)
 
@@ -133,7 +154,8 @@ def parse_settings(argv):
         "source, frame (of a video, from 0), left, top, right, bottom in pixels",
     )
     score, size = detect.MIN_SCORE, detect.MEGAPIXELS
-    add("--min_score", type=float, default=score, help=f"lowest detector score, 0 to 1 ({score})")
+    lowest = f"lowest detector score, 0.01 to 1 ({score})"
+    add("--min_score", type=float, default=score, help=lowest)
     add(
         "--megapixels",
         type=float,
@@ -147,7 +169,7 @@ def parse_settings(argv):
     add("--batch_size", type=int, default=16, help="faces that the network sees at once (16)")
     args = parser.parse_intermixed_args(argv)
     ranges = {"every": (1, 10**9), "batch_size": (1, 10**6), "megapixels": (0.1, 50)}
-    ranges |= {"min_score": (0, 1), "cuda": (-1, 1023), "image_size": (32, 1024)}
+    ranges |= {"min_score": (0.01, 1), "cuda": (-1, 1023), "image_size": (32, 1024)}
     for name, (low, high) in ranges.items():
         value = getattr(args, name)
         if value is not None and not low <= value <= high:
@@ -243,11 +265,11 @@ def load(run=None, *, weights=None, script=None, image_size=120, cuda=-1):
     if not script:
         run = Path(run or PRETRAINED)
         name, size, switches, ages = read_run(run)
-        if not weights:
-            best = run / "best_model.pt"
-            weights = best if best.exists() else run / "model.pt"
+        if not weights:  # an unfinished run may hold the best epoch so far, but no model.pt
+            weights, best = run / "model.pt", run / "best_model.pt"
             if not weights.exists():
                 raise InputError(f"{run}: holds no model.pt; finish the training: give it --resume")
+            weights = best if best.exists() else weights
     state, shapes = read_weights(weights)
     module = load_script(name)
     network = module.ResNet34(gender=any(key.startswith("fc_gender.") for key in shapes))
@@ -397,12 +419,17 @@ def read_boxes(path):
             for number, row in enumerate(csv.DictReader(file), 1):
                 if row.get("kind") == "track":  # a summary, without a box
                     continue
-                box = [float(row[side]) for side in SIDES]
-                frame = int(row.get("frame") or 0)
+                place, values = f"--boxes {path}: row {number}", [row[side] for side in SIDES]
+                try:
+                    box, frame = list(map(float, values)), float(row.get("frame") or 0)
+                except ValueError as error:
+                    raise InputError(f"{place}: {error}") from None
                 sized = all(abs(side) < 1e6 for side in box)
                 if not (box[0] < box[2] and box[1] < box[3] and sized):
-                    raise InputError(f"--boxes {path}: row {number}: no box: {box}")
-                boxes.setdefault((os.path.realpath(row["source"]), frame), []).append(box)
+                    raise InputError(f"{place}: no box: {box}")
+                if not (frame >= 0 and frame.is_integer()):
+                    raise InputError(f"{place}: frame {row['frame']!r}: give a number from 0")
+                boxes.setdefault((os.path.realpath(row["source"]), int(frame)), []).append(box)
     except InputError:
         raise
     except (KeyError, TypeError, ValueError, csv.Error) as error:
@@ -1022,17 +1049,21 @@ def run(args):
 def main(argv=None):
     """Run with the given command-line arguments; the exit code."""
     args = parse_settings(argv)
+    args.stdout = Output(sys.stdout)  # with --json for nothing else
     try:
-        args.stdout = sys.stdout  # with --json for nothing else
-        with redirect_stdout(sys.stderr) if args.json else nullcontext():
+        with redirect_stdout(sys.stderr if args.json else args.stdout):
             failures = run(args)
     except InputError as error:
         refuse(error)
     except OSError as error:
-        where = error.filename or args.out or "standard output"
-        refuse(f"{where}: {error.strerror or error}", 1)
+        refuse(f"{error.filename or args.out or 'input'}: {error.strerror or error}", 1)
     except KeyboardInterrupt:
         refuse("interrupted; no predictions were written", 130)
+    args.stdout.flush()
+    if args.stdout.error:
+        # or Python, which flushes it once more at its end, complains in its own way
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        refuse(f"standard output: {args.stdout.error.strerror}", 1)
     return 1 if failures else 0
 
 

@@ -190,7 +190,7 @@ def standard_images(table, dataset):
     images["age"] = [f"{decade}-{decade + 9}" for decade in decades]
     gender = race = pd.Series(None, table.index, dtype=object)
     if dataset == "utk":
-        in_name = table["path"].str.extract(r"(?:^|/)\d+_([01])_(?:([0-4])_)?\d+\.[^/]*$")
+        in_name = table["path"].str.extract(r"(?:^|/)\d+_([01])_(\d+)_[^_/]+$")
         gender, race = in_name[0].map({"0": "male", "1": "female"}), in_name[1].map(UTK_RACES)
     if "Male" in table:
         gender = pd.to_numeric(table["Male"], errors="coerce").map({1: "male", -1: "female"})
@@ -549,10 +549,13 @@ def short_tables(comparisons):
         columns |= {name: row[name] for name in ("CRPS", "rank inconsistencies", "minutes")}
         short.append(columns)
         if row["MAE of median"]:
-            place = {name: row[name] for name in telling if name == "data set"}
-            place |= {"loss": "always the median age", "test MAE": row["MAE of median"]}
-            always[row["data set"], row["MAE of median"]] = place
-    tables = [pd.DataFrame([*short, *always.values()]).fillna("")]
+            always[row["data set"], row["MAE of median"]] = row
+    datasets = [name for name, _ in always]
+    for (name, median), row in always.items():
+        told = [n for n in telling if n == "data set" or datasets.count(name) > 1]
+        place = {n: row[n] for n in told} | {"loss": "always the median age", "test MAE": median}
+        short.append(place)
+    tables = [pd.DataFrame(short).fillna("")]
     if not decoding.empty:
         places = results.drop_duplicates("comparison").set_index("comparison")[telling]
         decoding = decoding.join(places, on="comparison")

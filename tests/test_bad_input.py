@@ -7,6 +7,7 @@ import os
 import shutil
 import struct
 import sys
+import warnings
 
 import numpy as np
 import pandas as pd
@@ -154,8 +155,8 @@ def test_csvs(content, message, data, capsys):
     "change, message",
     [
         (lambda content: content[:700], "image file is truncated"),
-        (lambda content: b"", "cannot identify image file"),
-        (lambda content: b"no picture" * 99, "cannot identify image file"),
+        (lambda content: b"", "not an image"),
+        (lambda content: b"no picture" * 99, "not an image"),
     ],
 )
 def test_images(change, message, data, capsys):
@@ -163,6 +164,21 @@ def test_images(change, message, data, capsys):
     error = refusal(data, capsys)
     assert message in error
     assert f"{data / 'train.csv'}: row 3: {data / '2.jpg'} is no readable image" in error
+    assert "); replace it, or take out its row" in error
+
+
+def test_odd_images_in_silence(data):
+    """A palette with transparency in bytes, of which Pillow warns."""
+    image = PIL.Image.linear_gradient("L").convert("P")
+    image.save(data / "2.png", transparency=bytes(range(256)))
+    (data / "2.png").rename(data / "2.jpg")
+    with warnings.catch_warnings(record=True) as noted:
+        warnings.simplefilter("always")
+        with PIL.Image.open(data / "2.jpg") as image:
+            image.convert("RGB")
+        assert len(noted) == 1
+        UTK.main(words(data))
+    assert len(noted) == 1
 
 
 def test_a_decompression_bomb(data, capsys):
@@ -278,6 +294,17 @@ def test_faces_without_a_gender_column(tmp_path, capsys):
     assert "needs a column 'gender', has file, age" in said(
         FACES, table, tmp_path, capsys, "--gender=1"
     )
+
+
+def test_a_first_column_with_a_name(tmp_path, capsys):
+    """MORPH-2's file names stand in the first column, whatever it is called."""
+    module = load(ROOT / "model-code/morph2-coral.py")
+    named, nameless = (rows_of(module, 8).rename(columns={"Unnamed: 0": n}) for n in ("file", ""))
+    splits = []
+    for table in (named, nameless):
+        table.to_csv(tmp_path / "rows.csv", index=False)
+        splits.append(read_split(module, tmp_path / "rows.csv", module.IMAGE_PATH, 1))
+    assert splits[0].files == splits[1].files and splits[0].table.equals(splits[1].table)
 
 
 def test_blanks_around_headers_and_values(tmp_path):

@@ -141,6 +141,19 @@ def test_a_gap_of_sixty_thousand_seconds(bare, tmp_path, capsys):  # noqa: F811
     assert len(times) == 10 and times[5] - times[4] == pytest.approx(10, abs=0.01)
 
 
+def test_joined_recordings(bare, tmp_path, capsys):  # noqa: F811
+    """`cat a.ts b.ts > c.ts`: the clock begins anew, and time goes on."""
+    pictures = moving(36)
+    for name, part in (("a", pictures[:30]), ("b", pictures[30:])):
+        save_video(tmp_path / f"{name}.ts", part, "mpeg2video", rate=25)
+    joined = tmp_path / "c.ts"
+    joined.write_bytes(b"".join((tmp_path / f"{name}.ts").read_bytes() for name in "ab"))
+    code, rows, _, err = answers(bare, tmp_path, capsys, joined)
+    assert code == 0 and err == []
+    frames, _ = split(rows)
+    assert [float(row["seconds"]) for row in frames] == pytest.approx(np.arange(36) / 25)
+
+
 # ---- Images
 
 

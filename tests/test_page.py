@@ -479,6 +479,7 @@ def test_a_photo_in_the_browser(page, model, tmp_path):
     assert article.locator("h2").inner_text() == "astronaut.png"
     words = article.locator(".face > div").first.inner_text()
     assert words == f"{age} years\n80% interval {years}, {gender}"
+    assert page.evaluate("[years('60 or older'), years('1')]") == ["60 years or older", "1 year"]
     titles = article.locator("svg title").evaluate_all("all => all.map(one => one.textContent)")
     bars = article.locator("rect:has(title)")
     heights = bars.evaluate_all("all => all.map(one => one.getBBox().height)")

@@ -20,6 +20,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from conftest import ROOT, load
@@ -285,7 +286,7 @@ def test_the_crop_of_the_data_sets_page(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "path", [*sys.path])
     ASTRONAUT.save("photo.jpg")
     exec(snippet.replace('"model-code"', repr(str(CODE))), {})
-    with Image.open("25-photo.jpg") as image:
+    with Image.open("my-faces/25/photo.jpg") as image:
         [face] = detect.find_faces(np.asarray(image))
     assert np.abs(face.points / detect.SIDE - detect.ALIGNED).max() < 0.05
 
@@ -625,6 +626,13 @@ def test_boxes_from_elsewhere(bare, tmp_path, capsys):
     assert np.abs(np.subtract(*ages)).max() <= 2  # the boxes were rounded
     assert {row["score"] for row in second} == {""}
 
+    # pandas writes the frames of a video beside photos as 0.0, 1.0, ...
+    pd.read_csv(words[1]).to_csv(tmp_path / "pandas.csv", index=False)
+    assert ",3.0," in (tmp_path / "pandas.csv").read_text()
+    words[1] = tmp_path / "pandas.csv"
+    assert call(*bare, *paths, *words, "--overwrite") == 0
+    assert table(tmp_path / "second") == second
+
     lines = ["source,left,top,right,bottom", f"{tmp_path / 'other.png'},5,6,35,36.4"]
     (tmp_path / "boxes.csv").write_text("\n".join(lines))
     words = ["--boxes", tmp_path / "boxes.csv", "--out", tmp_path / "third"]
@@ -641,7 +649,10 @@ def test_boxes_from_elsewhere(bare, tmp_path, capsys):
     "text, message",
     [
         ("source,left,top,right\na,1,2,3\n", "not a table of source, frame, left"),
-        ("source,left,top,right,bottom\na,1,2,x,4\n", "not a table of source, frame, left"),
+        ("source,left,top,right,bottom\na,1,2,x,4\n", "row 1: could not convert string to float"),
+        ("source,left,top,right,bottom\na,1,2,,4\n", "row 1: could not convert string to float"),
+        ("source,frame,left,top,right,bottom\na,1.5,1,2,3,4\n", "row 1: frame '1.5': give a num"),
+        ("source,frame,left,top,right,bottom\na,-1,1,2,3,4\n", "row 1: frame '-1': give a numb"),
         ("source,left,top,right,bottom\na,1,2,nan,4\n", "row 1: no box: [1.0, 2.0, nan, 4.0]"),
         ("source,left,top,right,bottom\na,1,2,3,4\na,3,2,1,4\n", "row 2: no box: [3.0, 2.0"),
         ("source,left,top,right,bottom\na,1,2,3,4\n", "no source in it is one of the inputs"),
@@ -1052,7 +1063,9 @@ def test_a_playlist_opens_no_other_file(name, text, bare, tmp_path, capsys):
         (["{here}/full", "--out={here}/full", "--overwrite"], "full: all that is in it lies in -"),
         (["{here}/face.png", "--run={here}/full"], "give --weights with --run, the folder of the"),
         (["{here}/face.png", "--every=0"], "--every 0: must be from 1 to 1000000000"),
-        (["{here}/face.png", "--min_score=nan"], "--min_score nan: must be from 0 to 1"),
+        (["{here}/face.png", "--min_score=nan"], "--min_score nan: must be from 0.01 to 1"),
+        (["{here}/face.png", "--min_score=0"], "--min_score 0.0: must be from 0.01 to 1"),
+        (["{here}/face.png", ""], "an INPUT is empty; give a file or a folder"),
         (["{here}/face.png", "--cuda=7"], "--cuda 7: this machine has "),
         (["{here}/face.png", "--script=cells.py"], "argument --script: invalid choice: 'cells.py'"),
         (["{here}/face.png", "--speed=1"], "unrecognized arguments: --speed=1"),
@@ -1271,6 +1284,10 @@ def test_no_other_script_is_run(name, run, tmp_path, capsys, monkeypatch):
     "spoil, message",
     [
         (lambda run: (run / "model.pt").unlink(), "holds no model.pt; finish the training"),
+        (  # a validation has come, the end has not
+            lambda run: (run / "model.pt").rename(run / "best_model.pt"),
+            "holds no model.pt; finish the training",
+        ),
         (lambda run: (run / "run.json").unlink(), "no run.json, or not one of a run"),
         (lambda run: (run / "run.json").write_text("{"), "no run.json, or not one of a run"),
         (lambda run: (run / "run.json").write_text("[]"), "no run.json, or not one of a run"),
@@ -1397,14 +1414,31 @@ def test_json(run, tmp_path, capsys):
     assert capsys.readouterr().out == ""
 
 
-def test_standard_output_is_full(run, tmp_path, capsys, monkeypatch):
-    def write(_):
-        raise OSError(28, "No space left on device")
+@pytest.mark.skipif(sys.platform != "linux", reason="writes to /dev/full")
+@pytest.mark.parametrize("json_wanted", [False, True])
+def test_standard_output_is_full(json_wanted, run, tmp_path):
+    """Python flushes it at the end, and would complain in its own way. The files are kept."""
+    words = [sys.executable, PREDICT, tmp_path / "face.png", "--run", run, "--no_draw"]
+    words += ["--out", tmp_path / "out", *["--json"] * json_wanted]
+    environment = {key: value for key, value in os.environ.items() if key != "PYTHONUNBUFFERED"}
+    with open("/dev/full", "w") as full:
+        process = subprocess.run(words, stdout=full, stderr=subprocess.PIPE, env=environment)
+    *_, line = process.stderr.decode().splitlines()
+    assert line == "predict.py: error: standard output: No space left on device"
+    assert process.returncode == 1 and len(table(tmp_path / "out")) == 1
 
-    monkeypatch.setattr(sys, "stdout", SimpleNamespace(write=write, flush=lambda: None))
-    assert call(tmp_path / "face.png", "--run", run) == 1
-    line = "predict.py: error: standard output: No space left on device\n"
-    assert capsys.readouterr().err == line
+
+def test_standard_output_is_closed(run, tmp_path):
+    """As by `predict.py ... | head -1`, before all is told; the files are kept."""
+    paths = [tmp_path / f"{'long' * 50}{i}.png" for i in range(60)]
+    for path in paths:
+        shutil.copy(tmp_path / "face.png", path)
+    words = [sys.executable, PREDICT, *paths, "--run", run, "--crops", "--no_draw"]
+    words += ["--out", tmp_path / "out"]
+    process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process.stdout.close()
+    assert process.stderr.read() == "predict.py: error: standard output: Broken pipe\n"
+    assert process.wait() == 1 and len(table(tmp_path / "out")) == len(paths)
 
 
 def test_the_old_way_to_name_a_run(run, tmp_path, capsys):
@@ -1533,14 +1567,15 @@ def test_the_label_means_the_largest_face(run, tmp_path):
     picture.paste(FACE, (150, 0))
     picture.paste(small(0.5), (0, 0))
     picture.save(tmp_path / "two.png")
-    (tmp_path / "labels.csv").write_text("file,age\ntwo.png,40\n")
+    (tmp_path / "labels.csv").write_text(" file, age ,gender\n two.png , 40, male\n")
     words = ["--run", run, "--labels", tmp_path / "labels.csv", "--out", tmp_path / "out"]
     assert call(tmp_path / "two.png", *words) == 0
     rows = table(tmp_path / "out")
     assert len(rows) == 2
     largest = max(rows, key=lambda row: box_of(row)[2] - box_of(row)[0])
     assert [row["true_age"] for row in rows if row is not largest] == [""]
-    assert largest["true_age"] == "40" and int(largest["left"]) > 150
+    assert (largest["true_age"], largest["true_gender"]) == ("40", "male")
+    assert int(largest["left"]) > 150
 
 
 @pytest.mark.parametrize(
@@ -1556,6 +1591,7 @@ def test_the_label_means_the_largest_face(run, tmp_path):
         ("", "no CSV ("),
         ("file,age\n\xff,3\n", "no CSV ("),
         ("file,age\nx.png,3,4,5\n", "no CSV ("),
+        ("file,age\n/else/face.png,3\n", "no file in it is the end of an input's path; shorten"),
         (None, "No such file"),
     ],
 )

@@ -577,6 +577,19 @@ def test_printed_settings_are_those_that_differ(summarize, tmp_path, capsys):
         assert rows[2:4] == [["| lr 0.0005", "CORAL", "0"], ["| lr 0.1", "CORAL", "0"]]
 
 
+def test_printed_medians_of_several_tests(summarize, tmp_path, capsys):
+    """Of two sets of test images each has its own, beside what tells their runs apart."""
+    runs = [write_run(tmp_path / "a", count=20), write_run(tmp_path / "b", count=30, lr=0.1)]
+    facts = json.loads((runs[1] / "run.json").read_text())
+    facts["data"]["test"]["median_mae"] = 9.06
+    (runs[1] / "run.json").write_text(json.dumps(facts))
+    summarize.main([*map(str, runs)])
+    table, _ = capsys.readouterr().out.split("\n\n")
+    rows = [row for row in table.splitlines() if "| always the median age |" in row]
+    for row, (place, mae) in zip(rows, [("lr 0.0005", 9.32), ("lr 0.1", 9.06)], strict=True):
+        assert row.startswith(f"| {place}") and f"| always the median age |  | {mae} |" in row
+
+
 # Single quantities against known cases.
 
 
@@ -1011,19 +1024,19 @@ def test_run_json_is_not_believed_against_the_predictions(summarize, tmp_path, c
     assert not (tmp_path / "report").exists()
 
 
-def test_utk_names_of_three_fields_have_no_race(summarize, tmp_path):
+def test_utk_names_of_three_fields_have_no_gender(summarize, tmp_path):
     folder = write_run(tmp_path / "run", dataset="utk", count=4)
     rows = read_csv(folder / "test_predictions.csv")
     for row, name in zip(
         rows,
-        ["39_1_20170116174525125.jpg", "x/26_0_3_2017.jpg.chip.jpg", "61_3_20170109.jpg", "a.jpg"],
+        ["39_1_20170116174525125.jpg", "x/26_0_3_2017 .jpg.chip.jpg", "61_3_20170109.jpg", "a.jpg"],
         strict=True,
     ):
         row["path"] = name
     write_csv(folder / "test_predictions.csv", rows)
     (groups,), _ = read_all(summarize, [folder])
     images = groups["coral", 0, 1.0][0]["images"]
-    assert images["gender"].astype(object).fillna("").tolist() == ["female", "male", "", ""]
+    assert images["gender"].astype(object).fillna("").tolist() == ["", "male", "", ""]
     assert images["race"].astype(object).fillna("").tolist() == ["", "Indian", "", ""]
 
 

@@ -34,6 +34,7 @@ SUFFIXES = (".jpg", ".jpeg", ".png")
 # Those of the training scripts; named, as Pillow would start another program for some others (EPS).
 FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", "PPM", "JPEG2000")
 
+warnings.simplefilter("ignore", UserWarning)  # Pillow's, of odd tags and palettes
 warnings.simplefilter("error", Image.DecompressionBombWarning)  # rejects such an image
 
 
@@ -147,9 +148,10 @@ def start(parser, args, settings, packages):
         except Exception:  # any, as it may hold anything
             parser.error(f"{journal}: not written by this script; choose another --out")
     elif any(not path.name.startswith(".") for path in args.out.iterdir()):
-        parser.error(f"--out {args.out}: holds files that this script did not write")
+        parser.error(f"--out {args.out}: holds files not of this script; choose another folder")
     if before != settings:
-        parser.error(f"--out {args.out}: holds results of {before}, not of {settings}")
+        found = f"holds results of {before}, not of {settings}"
+        parser.error(f"--out {args.out}: {found}; choose another folder")
     with written(journal, "w", encoding="ascii") as file:
         for record in (settings, *records.values()):
             file.write(json.dumps(record) + "\n")
