@@ -197,6 +197,9 @@ class ResNet34(nn.Module):
             return age_logits(self, x), self.fc_gender(x).squeeze(1) if self.fc_gender else None
 
 
+resnet34 = ResNet34  # by the name in the paper's code
+
+
 # %% Batches [all]
 def prepare_image(image, image_size):
     """uint8 (3, R, R) of a PIL image, R = 128/120 of ``image_size``, to cut crops from."""

@@ -52,7 +52,7 @@ IMAGE_PATH = SAMPLE / "images"
 DATASET = "morph2"
 NUM_CLASSES = 55
 YOUNGEST_AGE = 16  # in years, label 0; the oldest is 70
-FILE_COLUMN = "Unnamed: 0"  # pandas' name for the first, nameless column: 273546_01M22.jpg
+FILE_COLUMN = "Unnamed: 0"  # pandas' name for a first, nameless column: 273546_01M22.jpg
 AGE_IN_NAME = r"_\d{1,2}[MF](\d{1,3})\.\w+$"
 GENDER_COLUMN = "Male"  # 1 or -1
 GENDER_VALUES = "1 or -1"
@@ -195,6 +195,9 @@ class ResNet34(nn.Module):
         with torch.autocast(x.device.type, enabled=False):  # output layers in full precision
             x = x.to(self.fc.weight.dtype)
             return age_logits(self, x), self.fc_gender(x).squeeze(1) if self.fc_gender else None
+
+
+resnet34 = ResNet34  # by the name in the paper's code
 
 
 # %% Batches [all]

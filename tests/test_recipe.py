@@ -31,6 +31,7 @@ PAPER = {  # SPEC: Adam at 0.0005, 200 epochs, batches of 256, crops of 120, not
     "fused": 0,
     "average": 0.0,
     "channels_last": 0,
+    "log_every": 50,
 }
 
 

@@ -603,6 +603,9 @@ def test_validation(data, out):
     log = (out / "training.log").read_text().splitlines()
     current = [line for line in log if "Current Valid" in line]
     assert len(current) == 4
+    last = [r"MAE/RMSE: \| Train: \S+ \| Valid: \S+ \| Test: \S+", r"Total Training Time: \S+ min"]
+    last.append(r"MAE/RMSE: \| Best Train: \S+ \| Best Valid: \S+ \| Best Test: \S+")
+    assert all(map(re.fullmatch, last, log[-3:])), log[-3:]
     for epoch, line in enumerate(current):
         so_far = maes.index(min(maes[: epoch + 1]))
         assert f"Current Valid: {maes[epoch]:.2f}/" in line and f" Ep. {epoch} | " in line

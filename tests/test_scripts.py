@@ -107,6 +107,9 @@ def test_import_has_no_effect(script, tmp_path, monkeypatch, capfd):
     assert torch.equal(torch.get_rng_state(), state)
     dataset, loss = script.stem.split("-")
     assert (module.DATASET, module.LOSS) == (dataset, loss)
+    assert module.TRAIN_CSV_PATH.exists() and module.TEST_CSV_PATH.exists()
+    assert module.IMAGE_PATH.is_dir() and module.resnet34 and module.compute_mae_and_mse
+    assert module.cost_fn and (loss == "ce" or module.task_importance_weights)
     if script in KNOWN:
         facts = (module.NUM_CLASSES, module.YOUNGEST_AGE)
         assert facts == (CLASSES[dataset], YOUNGEST[dataset])
