@@ -523,7 +523,8 @@ def refuse(message, code=2):
     """End this process with one line for the user."""
     if LOCAL_RANK == 0:
         # a name in the message may hold a line break
-        print(f"{Path(__file__).name}: error:", *message.splitlines(), file=sys.stderr, flush=True)
+        line = " ".join([f"{Path(__file__).name}: error:", *message.splitlines()])
+        tqdm.write(line, file=sys.stderr)
     raise SystemExit(code)
 
 
@@ -923,10 +924,15 @@ def append_line(path, line):
 
 
 def log(args, line):
-    """Print a line and add it to training.log."""
-    if RANK == 0:
-        tqdm.write(line)
+    """Add a line to training.log and print it; what it is printed to may get full or be closed."""
     append_line(args.outpath / "training.log", line)
+    if RANK == 0:
+        try:
+            tqdm.write(line)
+            sys.stdout.flush()
+        except OSError as error:
+            warn(f"standard output: {error.strerror}; training.log has its lines")
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def save_model(path, model):
@@ -1287,12 +1293,16 @@ def main(argv=None):
     """Run the script with the given command-line arguments."""
     args = parse_settings(argv)
     stop.signal = 0
-    handlers = {n: signal.signal(n, note_signal) for n in (signal.SIGTERM, signal.SIGINT)}
+    # while processes wait for each other no Python code runs: a signal must end them by itself
+    first = signal.SIG_DFL if PROCESSES > 1 else note_signal
+    handlers = {n: signal.signal(n, first) for n in (signal.SIGTERM, signal.SIGINT)}
     try:
         if PROCESSES > 1:
             # --cuda may stand in the run.json of a run to resume, which is not read yet
             backends = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
             dist.init_process_group(backends, timeout=timedelta(days=1))  # decoding may take hours
+            for number in handlers:
+                signal.signal(number, note_signal)
         with locked(args.outpath):
             start_or_resume(argv, args)
 

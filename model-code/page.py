@@ -26,7 +26,7 @@ import sys
 import tempfile
 import threading
 import time
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from types import SimpleNamespace
@@ -161,9 +161,10 @@ class Visitor(BaseHTTPRequestHandler):
 
     def take(self, length):
         """Read a file, look at it, and answer."""
-        with tempfile.TemporaryDirectory(prefix="page-py-") as folder:
-            path = Path(folder, "upload")
+        with ExitStack() as stack:
             try:
+                folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="page-py-"))
+                path = Path(folder, "upload")
                 with open(path, "wb") as file:
                     while length:
                         part = self.rfile.read1(min(length, 2**20))
@@ -311,16 +312,14 @@ def serve(server, args):
 def main(argv=None):
     """Serve until SIGINT, SIGTERM or SIGHUP; the exit code."""
     args = parse_settings(argv)
-    names = [name for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
-    for name in names:
-        signal.signal(getattr(signal, name), signal.default_int_handler)
+    numbers = predict.end_as_on_ctrl_c("SIGINT", "SIGTERM", "SIGHUP")
     try:
         with Server(args.host, args.port) as server:
             try:
                 serve(server, args)
             except KeyboardInterrupt:
-                for name in names:  # ending takes a second or two
-                    signal.signal(getattr(signal, name), signal.SIG_IGN)
+                for number in numbers:  # ending takes a second or two
+                    signal.signal(number, signal.SIG_IGN)
     except predict.InputError as error:
         refuse(error)
     except OSError as error:

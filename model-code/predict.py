@@ -27,6 +27,7 @@ import json
 import math
 import os
 import re
+import signal
 import statistics
 import sys
 import warnings
@@ -45,7 +46,7 @@ import PIL.Image
 import torch
 from PIL import ImageDraw, ImageFont
 from tqdm import tqdm
-from whole_files import written
+from whole_files import lock, written
 
 HERE = Path(__file__).resolve().parent
 PRETRAINED = HERE / "pretrained"
@@ -795,6 +796,11 @@ def report(args, model):
     failures, labelled, rows = [], [], 0
     with ExitStack() as files:
         if args.out:
+            try:
+                if (held := lock(args.out)) is not None:
+                    files.callback(os.close, held)
+            except BlockingIOError as error:
+                raise InputError(f"--out {args.out}: {error.strerror}") from None
             path = args.out / "predictions.csv"
             table = files.enter_context(written(path, "w", encoding="utf-8", newline=""))
             file = files.enter_context(written(args.out / "predictions.json", "w"))
@@ -1067,6 +1073,17 @@ def main(argv=None):
     return 1 if failures else 0
 
 
+def end_as_on_ctrl_c(*names):
+    """Let signals do what Ctrl-C does, so that no half-written file stays, and return their
+    numbers; not those that are ignored, as by nohup, nor those that a system does not have."""
+    numbers = [getattr(signal, name) for name in names if hasattr(signal, name)]
+    numbers = [n for n in numbers if signal.getsignal(n) is not signal.SIG_IGN]
+    for number in numbers:
+        signal.signal(number, signal.default_int_handler)
+    return numbers
+
+
 if __name__ == "__main__":
+    end_as_on_ctrl_c("SIGTERM", "SIGHUP")
     sys.stdout.reconfigure(errors="backslashreplace")  # not every terminal has all characters
     sys.exit(main())

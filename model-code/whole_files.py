@@ -1,6 +1,7 @@
-"""Files that others see whole or not at all."""
+"""Files that others see whole or not at all, in folders that one process at a time fills."""
 
 import os
+import sys
 from contextlib import contextmanager
 
 
@@ -25,3 +26,23 @@ def written(path, mode="wb", **options):
         raise
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def lock(folder):
+    """Keep other processes out of ``folder`` until what is returned, a descriptor, is closed or
+    this process ends. BlockingIOError where another one is at work. None where there are no locks:
+    on Windows, and on some network file systems."""
+    if sys.platform == "win32":
+        return None
+    import fcntl
+
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as problem:
+        os.close(descriptor)
+        if isinstance(problem, BlockingIOError):
+            what = "another process is at work there"
+            raise BlockingIOError(problem.errno, what, str(folder)) from None
+        return None
+    return descriptor

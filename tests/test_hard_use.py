@@ -131,6 +131,19 @@ def test_full_disk_at_checkpoints(module, words, tmp_path, capsys):
 
 
 @linux
+def test_standard_output_is_full(words, tmp_path):
+    """One is told, and the run goes on: training.log holds the same lines."""
+    environment = {key: value for key, value in os.environ.items() if key != "PYTHONUNBUFFERED"}
+    command = [sys.executable, AFAD, *words, "--log_every=1"]
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, env=environment)
+    what = "standard output: No space left on device; training.log has its lines"
+    assert done.stderr.decode() == f"afad-coral.py: warning: {what}\n" and done.returncode == 0
+    log = (tmp_path / "run" / "training.log").read_text()
+    assert log.count("Cost: ") == 2 and "Total Training Time" in log
+
+
+@linux
 def test_space_for_the_pixels_is_taken_at_once(module, words, tmp_path, capsys, monkeypatch):
     """A file with holes would end the process by a bus error when the disk is full."""
     allocate, seen = os.posix_fallocate, []

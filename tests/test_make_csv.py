@@ -424,7 +424,8 @@ def test_bad_input(tmp_path, capsys):
         assert problem in refused(capsys, *argv)
         assert not out.exists()
     message = refused(capsys, "utk", *here, "--test_fraction", 0.1)
-    assert "no test part can be made of 3 images" in message
+    due = "no test part can be made of 3 images (3 groups); give more images, or another fraction"
+    assert due in message
     assert list(out.iterdir()) == []
     for name in os.listdir(images):
         (images / name).write_bytes(b"")
@@ -705,6 +706,7 @@ def test_folders_that_cannot_be(tmp_path, capsys):
     utk = draw(tmp_path / "utk", names_of(9))
     draw(tmp_path / "above" / "the faces", FACES["mine"])
     draw(tmp_path / "more" / "UTK", names_of(2))
+    afad = draw(tmp_path / "afad", ["39/111/1-0.jpg", "39/112/2-0.jpg"])
     (tmp_path / "empty").mkdir()
     for argv, problem in [
         (("faces", "--images", mine, other), f"{other}: 0 of 2 images are named as those of faces"),
@@ -726,6 +728,7 @@ def test_folders_that_cannot_be(tmp_path, capsys):
         (("utk", "--images", utk, utk), "utk has one folder"),
         (("utk", "--images", utk, "--images", mine), f"--images {utk} {mine}: utk has one folder"),
         (("utk", "--images", mine), "9 as those of faces: use make-csv.py faces\n"),
+        (("afad", "--images", afad / "39"), f"; try make-csv.py afad --images {afad}\n"),
     ]:
         assert problem in refused(capsys, *argv, "--out", out)
         assert not out.exists()

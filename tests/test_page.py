@@ -5,6 +5,7 @@ import io
 import json
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -335,6 +336,16 @@ def test_full_disk(run, tmp_path):
 
     with serving(run, tmp_path / "temporary", preexec_fn=limit) as server:
         assert post(server, bytes(10**7))[:2] == (507, [{"error": "File too large"}])
+        assert post(server, saved(FACE))[0] == 200
+
+
+def test_no_temporary_folder(run, tmp_path):
+    with serving(run, tmp_path / "temporary") as server:
+        assert post(server, saved(FACE))[0] == 200
+        shutil.rmtree(server.temporary)
+        status, lines = post(server, saved(FACE))[:2]
+        assert status == 507 and "No such file or directory" in lines[0]["error"]
+        server.temporary.mkdir()
         assert post(server, saved(FACE))[0] == 200
 
 

@@ -8,6 +8,7 @@ import math
 import os
 import re
 import shutil
+import signal
 import struct
 import subprocess
 import sys
@@ -952,6 +953,54 @@ def test_memory_of_the_process(bare, tmp_path):
         assert len(read_video(tmp_path / f"{count}" / "clip.mp4")[0]) == count
     print("kB:", peaks)
     assert peaks[1] < 1.1 * peaks[0]
+
+
+# ---- Other processes and signals
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such locks")
+def test_a_folder_in_which_another_process_writes(run, tmp_path, capsys):
+    out = tmp_path / "out"
+    out.mkdir()
+    held = predict.lock(out)
+    words = [tmp_path / "face.png", "--run", run, "--out", out]
+    assert call(*words) == 2
+    line = f"predict.py: error: --out {out}: another process is at work there\n"
+    assert capsys.readouterr().err == line and list(out.iterdir()) == []
+    os.close(held)
+    assert call(*words) == 0
+    assert call(*words, "--overwrite") == 0
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such signals")
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_ended_by_a_signal(number, run, tmp_path):
+    """Nothing half-written stays, so that the same command can be given again."""
+    long_clip(tmp_path / "clip.mp4", 400)
+    out = tmp_path / "out"
+    words = [sys.executable, PREDICT, tmp_path / "clip.mp4", "--run", run, "--out", out]
+    process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    while not (out / ".clip.mp4.tmp").exists():
+        assert process.poll() is None
+        time.sleep(0.01)
+    process.send_signal(number)
+    err = process.communicate(timeout=60)[1]
+    assert err == "predict.py: error: interrupted; no predictions were written\n"
+    assert process.returncode == 130 and list(out.iterdir()) == []
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such signals")
+def test_ignored_signals_stay_ignored():
+    """As nohup has SIGHUP."""
+    before = [signal.signal(n, signal.SIG_IGN) for n in (signal.SIGHUP, signal.SIGTERM)]
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    try:
+        assert predict.end_as_on_ctrl_c("SIGHUP", "SIGTERM", "SIGNONE") == [signal.SIGTERM]
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+        assert signal.getsignal(signal.SIGTERM) is signal.default_int_handler
+    finally:
+        for number, handler in zip((signal.SIGHUP, signal.SIGTERM), before, strict=True):
+            signal.signal(number, handler)
 
 
 # ---- Bad input

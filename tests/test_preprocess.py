@@ -5,6 +5,7 @@ import json
 import math
 import os
 import random
+import shutil
 import signal
 import struct
 import subprocess
@@ -636,7 +637,7 @@ def test_bad_folders(uninterrupted, fifty, tmp_path):
         (("--images", tmp_path / "none", "--out", out), "No such file or directory"),
         (("--images", mixed, "--out", out), "'1_A_1.JPG' and '1_A_1.jpg' both give '1_A_1.jpg'"),
         (("--images", fifty, "--out", foreign), "holds files not of this script; choose"),
-        (("--images", fifty, "--out", fifty), "holds files not of this script; choose"),
+        (("--images", fifty, "--out", fifty), "is the folder of --images; choose another folder"),
         (("--images", fifty, "--out", foreign / "20_A_Name_0000.jpg" / "x"), "Not a directory"),
         (("--images", fifty, "--out", out, "--workers", 0), "--workers 0: must be at least 1"),
         (("--images", fifty, "--out", uninterrupted[MORPH2]), "holds results of"),
@@ -650,6 +651,66 @@ def test_bad_folders(uninterrupted, fifty, tmp_path):
         (out / "progress.jsonl").write_text(text)
         assert "progress.jsonl: not written by" in refused(CACD, "--images", fifty, "--out", out)
         assert (out / "progress.jsonl").read_text() == text
+
+
+@pytest.mark.parametrize("script", [CACD, MORPH2], ids=["cacd", "morph2"])
+def test_photos_that_changed(script, portraits, tmp_path):
+    """Results are those of the photos that are there: of one that is gone or another one now they
+    are refused, and a rejected one is tried again."""
+    images, out = tmp_path / "images", tmp_path / "out"
+    images.mkdir()
+    good, bad = "000001_01F31.JPG", "000006_01F36.jpg"
+    (images / good).write_bytes((portraits / good).read_bytes())
+    (images / bad).write_bytes(b"no image")
+    ok(script, images, out)
+    assert rejected(out) == {bad: "unreadable pixels: not an image"}
+    before = {path.name: path.read_bytes() for path in out.iterdir()}
+
+    (images / good).rename(tmp_path / good)
+    message = refused(script, "--images", images, "--out", out)
+    assert "holds 1 results of photos that are not in " in message
+    assert "'000001_01F31.jpg', ...; delete them, or choose another folder" in message
+    (images / good).write_bytes((portraits / "000005_01F35.jpg").read_bytes())
+    message = refused(script, "--images", images, "--out", out)
+    assert f"holds the result of another {good!r} than that in {images}; choose" in message
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == before
+
+    shutil.copy(tmp_path / good, images / good)
+    LANDSCAPE.save(images / bad)
+    ok(script, images, out)
+    assert rejected(out) == {bad: "no face"}
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such locks")
+def test_two_runs_in_one_folder(fifty, uninterrupted, tmp_path):
+    out = tmp_path / "out"
+    command = [sys.executable, CACD, "--images", fifty, "--out", out, "--workers", "1"]
+    first = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    while lines(out / "progress.jsonl") < 3:
+        time.sleep(0.002)
+    message = refused(CACD, "--images", fifty, "--out", out)
+    assert message.endswith(f"error: {out}: another process is at work there\n")
+    assert "47 written to" in first.communicate(timeout=120)[0]
+    assert first.returncode == 0 and jpegs(out) == jpegs(uninterrupted[CACD])
+
+
+def test_damaged_progress(fifty, uninterrupted, tmp_path):
+    """An empty line is nothing, a damaged one before the last would cost all after it."""
+    shutil.copytree(uninterrupted[CACD], tmp_path / "out")
+    journal = tmp_path / "out" / "progress.jsonl"
+    whole = journal.read_bytes()
+    journal.write_bytes(whole.replace(b"\n", b"\n\n", 2))
+    ok(CACD, fifty, tmp_path / "out")
+    assert journal.read_bytes() == whole
+    damaged = whole.replace(b"{", b"", 2)
+    journal.write_bytes(damaged)
+    message = refused(CACD, "--images", fifty, "--out", tmp_path / "out")
+    assert f"{journal}: not written by this script" in message
+    damaged = whole.split(b"\n", 2)[0] + b"\n" + whole.split(b"\n", 1)[1].replace(b"{", b"", 1)
+    journal.write_bytes(damaged)
+    message = refused(CACD, "--images", fifty, "--out", tmp_path / "out")
+    assert f"{journal}: line 2 is damaged; choose another --out" in message
+    assert journal.read_bytes() == damaged
 
 
 def test_morph2_does_not_mix_two_alignments(portraits, tmp_path):
@@ -675,6 +736,9 @@ def test_morph2_without_any_face(tmp_path):
     message = refused(MORPH2, "--images", tmp_path / "in", "--out", tmp_path / "out")
     assert "no face found" in message
     assert rejected(tmp_path / "out") == {"000010_01F40.jpg": "no face"}
+    FACE.convert("RGB").resize((300, 300)).save(tmp_path / "in" / "000011_01F40.jpg")
+    message = refused(MORPH2, "--images", tmp_path / "in", "--out", tmp_path / "out")
+    assert "none of the 1 images with a face has the shape 200x240, which" in message
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,8 @@
 """What the two preprocessing scripts do around one image: read, write, share out, go on.
 
-What a run finds out about an image and cannot be seen from OUT/<image>.jpg (why it was rejected,
-its landmarks) is a line of OUT/progress.jsonl, written as soon as it is known. So a run that was
-interrupted, even by kill -9, goes on with what is missing.
+What a run finds out about an image (its size in bytes, why it was rejected, its landmarks) is a
+line of OUT/progress.jsonl, written as soon as it is known. So a run that was interrupted, even by
+kill -9, goes on with what is missing, and photos that were replaced since are noticed.
 """
 
 import argparse
@@ -28,7 +28,7 @@ from tqdm import tqdm
 
 sys.path.append(str(Path(__file__).resolve().parents[2] / "model-code"))
 import media
-from whole_files import written
+from whole_files import lock, written
 
 SUFFIXES = (".jpg", ".jpeg", ".png")
 # Those of the training scripts; named, as Pillow would start another program for some others (EPS).
@@ -93,10 +93,13 @@ def read_records(journal):
     Raises an exception if it is something else.
     """
     settings, records = None, {}
-    for line in journal.read_text(encoding="ascii").splitlines():
+    lines = [line for line in journal.read_text(encoding="ascii").splitlines() if line.strip()]
+    for number, line in enumerate(lines, 1):
         try:
             record = json.loads(line)
         except (ValueError, RecursionError):
+            if 1 < number < len(lines):
+                raise ValueError(f"line {number} is damaged") from None
             break
         if settings is None:
             settings = record
@@ -139,23 +142,45 @@ def start(parser, args, settings, packages):
             parser.error(f"{args.images}: {other!r} and {name!r} both give {result_name(name)!r}")
 
     args.out.mkdir(parents=True, exist_ok=True)
+    if args.out.samefile(args.images):
+        parser.error(f"--out {args.out}: is the folder of --images; choose another folder")
+    lock(args.out)  # until the end of this process
     journal, before, records = args.out / "progress.jsonl", settings, {}
     if journal.exists():
         try:
             before, records = read_records(journal)
         except OSError:
             raise
-        except Exception:  # any, as it may hold anything
-            parser.error(f"{journal}: not written by this script; choose another --out")
+        except Exception as error:  # any, as it may hold anything
+            why = error if "damaged" in str(error) else "not written by this script"
+            parser.error(f"{journal}: {why}; choose another --out")
     elif any(not path.name.startswith(".") for path in args.out.iterdir()):
         parser.error(f"--out {args.out}: holds files not of this script; choose another folder")
     if before != settings:
         found = f"holds results of {before}, not of {settings}"
         parser.error(f"--out {args.out}: {found}; choose another folder")
+    check_images(parser, args, names, results, records)
     with written(journal, "w", encoding="ascii") as file:
         for record in (settings, *records.values()):
             file.write(json.dumps(record) + "\n")
     return names, records
+
+
+def check_images(parser, args, names, results, records):
+    """Refuse results of photos that are not there any more, or are others now; those that were
+    rejected and are others now are forgotten, and so tried again."""
+    strays = sorted(path.name for path in args.out.glob("*.jpg") if path.name not in results)
+    if strays:
+        what = f"{len(strays)} results of photos that are not in {args.images}: {strays[0]!r}, ..."
+        parser.error(f"--out {args.out}: holds {what}; delete them, or choose another folder")
+    for name in records.keys() & names:
+        size = (args.images / name).stat().st_size
+        if records[name].get("size", size) == size:
+            continue
+        if "rejected" not in records[name]:
+            what = f"the result of another {name!r} than that in {args.images}"
+            parser.error(f"--out {args.out}: holds {what}; choose another folder")
+        del records[name]
 
 
 def end_with_parent():
@@ -189,7 +214,8 @@ def run(parser, args, work, tasks, records, title):
             signal.signal(signal.SIGINT, handler)
             while running:
                 for future in wait(running, return_when=FIRST_COMPLETED).done:
-                    if record := future.result():
+                    record = future.result()
+                    if record and records.get(record["file"]) != record:
                         journal.write(json.dumps(record) + "\n")
                         journal.flush()
                         records[record["file"]] = record
@@ -215,6 +241,7 @@ def finish(args, names, records):
     with written(listing, "w", encoding="utf-8", errors="backslashreplace", newline="") as file:
         csv.writer(file, lineterminator="\n").writerows([("file", "reason"), *rejected])
     print(f"{len(names)} images in {args.images}")
-    print(f"  {len(names) - len(rejected):7d} written to {args.out}")
+    count = sum((args.out / result_name(name)).exists() for name in names)
+    print(f"  {count:7d} written to {args.out}")
     for kind, count in Counter(reason.split(":")[0] for _, reason in rejected).most_common():
         print(f"  {count:7d} rejected: {kind}")

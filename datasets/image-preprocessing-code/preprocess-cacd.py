@@ -63,7 +63,11 @@ def crop(pixels, box, pad):
 
 
 def preprocess(source, target, pad):
-    """Write the crop, or return why there is none."""
+    """Write the crop, unless it is there already; returns the record of it, or why there is
+    none."""
+    record = {"file": source.name, "size": source.stat().st_size}
+    if target and target.exists():
+        return record
     try:
         pixels = np.asarray(batch.read_image(source))
         faces = face_detector()(pixels, 1)  # 1: enlarged twofold, for faces from 40 pixels on
@@ -75,8 +79,9 @@ def preprocess(source, target, pad):
         box = crop_box(face.left(), face.top(), face.right(), face.bottom())
         image = crop(pixels, box, pad)
     except ValueError as reason:
-        return {"file": source.name, "rejected": str(reason)}
+        return record | {"rejected": str(reason)}
     batch.media.write_jpeg(image, target, quality=95)
+    return record
 
 
 def main(argv=None):
@@ -91,11 +96,11 @@ def main(argv=None):
     with batch.one_line_errors(parser, args.out):
         settings = {"script": "preprocess-cacd.py", "pad": args.pad}
         names, records = batch.start(parser, args, settings, {"dlib": "dlib-bin"})
-        tasks = [
-            (args.images / name, target, args.pad)
-            for name in names
-            if name not in records and not (target := args.out / batch.result_name(name)).exists()
-        ]
+        tasks = []
+        for name in names:
+            target = args.out / batch.result_name(name)
+            if name not in records or not ("rejected" in records[name] or target.exists()):
+                tasks.append((args.images / name, target, args.pad))
         batch.run(parser, args, preprocess, tasks, records, "cropping")
         batch.finish(args, names, records)
 

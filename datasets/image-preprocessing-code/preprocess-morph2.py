@@ -87,14 +87,15 @@ def align(image, points, target):
 
 def find_landmarks(source):
     """Record of an image: its landmarks, and where it is not 200 wide those of its resized copy."""
+    record = {"file": source.name, "size": source.stat().st_size}
     try:
         image = batch.read_image(source)
     except ValueError as reason:
-        return {"file": source.name, "rejected": str(reason)}
+        return record | {"rejected": str(reason)}
     points = landmarks(image)
     if not points:
-        return {"file": source.name, "rejected": "no face"}
-    record = {"file": source.name, "landmarks": points}
+        return record | {"rejected": "no face"}
+    record["landmarks"] = points
     if image.width != WIDTH:
         record["resized"] = None
         if image.width * HEIGHT == image.height * WIDTH:
@@ -124,7 +125,10 @@ def main(argv=None):
         mean = mean_landmarks([records[name] for name in names])
         if mean is None:
             batch.finish(args, names, records)
-            parser.error(f"--images {args.images}: no face found in an image of the shape 200x240")
+            faces = sum("landmarks" in records[name] for name in names)
+            why = f"none of the {faces} images with a face has the shape 200x240, which the mean "
+            why += "of the landmarks needs; resize or crop them"
+            parser.error(f"--images {args.images}: {why if faces else 'no face found'}")
         mean_path = args.out / "mean-landmarks.json"
         if mean_path.exists() and mean_path.read_text(errors="replace") != json.dumps(mean):
             parser.error(

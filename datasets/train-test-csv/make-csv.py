@@ -123,12 +123,14 @@ def layout_of(dataset, folder, paths):
         f"{folder}: {fits[layout]} of {len(paths)} images are named as those of "
         f"{dataset} ({forms}), the first is {paths[0]!r}"
     )
+    above, name = os.path.split(os.path.abspath(folder))
+    genders = dataset == "afad" and all(re.match("11[12]/", path) for path in paths)
+    inside = genders or (dataset == "faces" and not fits[likeliest])
+    if inside and re.fullmatch("[0-9]{1,3}", name):  # mine/* instead of mine
+        raise ValueError(f"{problem}; try make-csv.py {dataset} --images {shlex.quote(above)}")
     if fits[likeliest]:
         problem += f"; {fits[likeliest]} as those of {likeliest}: use make-csv.py {likeliest}"
         raise ValueError(problem)
-    above, name = os.path.split(os.path.abspath(folder))
-    if dataset == "faces" and re.fullmatch("[0-9]{1,3}", name):  # mine/* instead of mine
-        raise ValueError(f"{problem}; try make-csv.py faces --images {shlex.quote(above)}")
     for path in paths:
         for name, pattern in PATTERNS.items():
             if below := re.fullmatch(f"(?P<above>.+?)/{pattern}", path):
@@ -233,9 +235,9 @@ def lies_on_its_side(image):
 
 def inspect(path):
     """SHA-256 of the file with whether its pixels lie on their side, and None; or None and why its
-    pixels cannot be read."""
+    pixels cannot be read. OSError (a failing disk) where the file cannot."""
+    data = path.read_bytes()
     try:
-        data = path.read_bytes()
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             # a TIFF file in mode I has 32 bits, or a sign; PNG and PGM files in it have 16 bits
             if image.mode == "F" or (image.mode == "I" and image.format == "TIFF"):
@@ -506,7 +508,10 @@ def main(argv=None):
         error(f"--images {problem}")
 
     files = output_files(args, error)
-    digests, unreadable, turned = inspect_all(root, list(told))
+    try:
+        digests, unreadable, turned = inspect_all(root, list(told))
+    except OSError as problem:
+        error(f"{problem.filename}: {problem.strerror}; mend or remove it; nothing was written")
     reasons |= unreadable
 
     reasons = {file: reasons[file] for file in sorted(reasons, key=name_order)}
@@ -532,7 +537,8 @@ def main(argv=None):
     parts = split(groups, args.test_fraction, args.valid_fraction, args.seed)
     for name in PARTS:
         if not len(parts[name]) and (name != "valid" or args.valid_fraction):
-            error(f"no {name} part can be made of {len(table)} images ({groups.max() + 1} groups)")
+            of = f"{len(table)} images ({groups.max() + 1} groups)"
+            error(f"no {name} part can be made of {of}; give more images, or another fraction")
 
     twins = duplicates(table)
     print(
