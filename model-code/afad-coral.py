@@ -1262,6 +1262,10 @@ def train_and_test(args, before, checkpoint):
 
     # run folder
     facts = describe(args, splits, device)
+    if args.init_from and checkpoint:  # not needed any more, and maybe gone
+        facts["init_from_sha256"] = before.get("init_from_sha256")
+    elif args.init_from:
+        facts["init_from_sha256"] = hashlib.sha256(args.init_from.read_bytes()).hexdigest()
     if before and RANK == 0:
         check_data(before, facts)
     if not checkpoint:

@@ -425,7 +425,8 @@ def export(args):
         small = answers(made.SerializeToString(), images)
         check_decoding(small, model)
         text = cost(answers(content, images), small, ages)
-        predict.say(f"{precision}: of {len(images):,} {kind}, {text}")
+        ranges = f"; {len(some)} of them set the ranges" if args.int8 and len(some) else ""
+        predict.say(f"{precision}: of {len(images):,} {kind}, {text}{ranges}")
 
     helper.set_model_props(made, describe(model, precision))
     onnx.checker.check_model(made)

@@ -49,6 +49,7 @@ NOT_COMPARED = set(
     "train_csv test_csv valid_csv image_path trust_csv skip_missing bias_lr".split()
 )
 # 97.5 % points of Student's t for 1 to 10 degrees of freedom; the last also serves for more.
+ENOUGH = 20  # images for an interval by bootstrap
 T_975 = [12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228]
 
 
@@ -109,6 +110,8 @@ def read_run_json(path, notes):
     # what is off, 0 or None, other versions of the script may not know
     settings = {key: value for key, value in options.items() if value and key not in NOT_COMPARED}
     settings |= {key: record[key] for key in ("num_classes", "youngest_age", "processes")}
+    if digest := record.get("init_from_sha256"):  # a file may change, and have several paths
+        settings["init_from"] = f"{Path(options['init_from']).name} {digest[:8]}"
     settings["train"] = image_set(record["data"]["train"])
     if not finished:
         return [result | {"epoch": "unfinished", "settings": settings}]
@@ -128,6 +131,8 @@ def read_results(folder, record, result, notes):
         file = folder / f"{prefix}test_probas.npy"
         of_probas = read(read_probas, file, record["loss"], labels, record["num_classes"])
         used = {"valid": image_set(data["valid"])} if prefix else {}
+        if prefix and data["valid"]["images_sha256"] == data["test"]["images_sha256"]:
+            notes.append(f"{folder}: its best epoch was chosen on its test images.")
         used["test"] = image_set(data["test"], rows_of(images))
         figures = {
             "epoch": "best on validation" if prefix else "last",
@@ -195,9 +200,11 @@ def standard_images(table, dataset):
     if "Male" in table:
         gender = pd.to_numeric(table["Male"], errors="coerce").map({1: "male", -1: "female"})
     for name in ("gender", "true_gender"):
-        gender = table[name] if name in table else gender
+        if name in table and table[name].isin(GENDERS).any():  # else in a code of its own
+            gender = table[name]
     images["gender"] = gender.where(gender.isin(GENDERS))
     race = table["race"].astype(str) if "race" in table else race
+    race = race.replace(UTK_RACES) if dataset == "utk" else race
     images["race"] = race.where(race != "")
     return images.astype({name: "category" for name in ("age", "gender", "race")})
 
@@ -582,11 +589,12 @@ def paired_table(number, groups):
             row |= {f"MAE of {side}": mean(of_seeds), f"sd of {side}": deviation(of_seeds)}
         difference, half = values.mean(), over_seeds(*maes)
         row["A - B"] = f"{difference:.3f}"
-        row["over images"] = f"{low:.3f} to {high:.3f}"
+        row["over images"] = f"{low:.3f} to {high:.3f}" if len(values) >= ENOUGH else ""
         row["over seeds"] = (
             f"{difference - half:.3f} to {difference + half:.3f}" if half >= 0 else ""
         )
-        row["more than noise"] = verdict(difference, low, high, half)
+        known = verdict(difference, low, high, half)
+        row["more than noise"] = known if len(values) >= ENOUGH else "unknown"
         rows.append(row)
     return rows
 
@@ -646,14 +654,15 @@ def by_group_table(number, groups):
     return sorted(rows, key=order)
 
 
-# Plots. A loss keeps its colour, dashed where importance-weighted, dotted where unfinished, pale
-# where CORAL's biases have a rate of their own. Each shows the groups that have what PLOTS, below,
-# says it needs.
+# Plots. A loss keeps its colour, dashed where importance-weighted, dotted where unfinished, the
+# paler, the further the rate of CORAL's biases is from that of the weights. Each shows the groups
+# that have what PLOTS, below, says it needs.
 
 
 def line(key):
     loss, weighted, bias_lr = key
-    style = {"linestyle": "--" if weighted else "-", "alpha": 1 if bias_lr == 1 else 0.5}
+    alpha = max(1 / (1 + 0.1 * abs(bias_lr - 1)), 0.2)
+    style = {"linestyle": "--" if weighted else "-", "alpha": alpha}
     return {"color": COLOURS[loss], "label": label(key), **style}
 
 
@@ -690,6 +699,8 @@ def plot_curves(groups):
                 if style["label"] in known:
                     style["label"] = None
                 known.add(style["label"])
+                if len(result["curves"]) == 1:  # of which a line shows nothing
+                    style["marker"] = "."
                 ax.plot(result["curves"]["epoch"], result["curves"][column], linewidth=1, **style)
         ax.set(xlabel="epoch", ylabel=name)
         ax.legend()
@@ -815,20 +826,19 @@ standard deviation. Own rule: the most probable age for CE, the number of P(y > 
 OR-CNN and CORAL. Median and mean: of the predicted distribution, the mean not rounded, inconsistent
 P(y > k) sorted first. The median is the own rule of OR-CNN and CORAL.""",
     "paired": """A - B: difference of the mean MAEs (years), below 0 where A is better. Over images:
-95 % interval from 2000 bootstrap resamples of the test images, the trained networks being given.
-Over seeds: 95 % interval of a two-sample t, the test images being given; needs two seeds each. More
-than noise: yes if neither interval holds 0. Nothing is corrected for the number of pairs.""",
+95 % interval from 2000 bootstrap resamples of the test images (20 at least), the trained networks
+being given. Over seeds: 95 % interval of a two-sample t, the test images being given; needs two
+seeds each. More than noise: yes if neither interval holds 0. Nothing is corrected for the number of
+pairs.""",
     "by_group": """Means over seeds, by true gender, age decade and race as far as known. Bias: mean
 of predicted minus true age (years).""",
 }
 
 
 def write_report(comparisons, notes, out):
-    """All files of the report into the folder ``out``; index.html last."""
+    """All files of the report into the folder ``out``, when all are made; index.html last."""
     tables = {name: frame(table, comparisons) for name, table in TABLES.items()}
-    for name, table in tables.items():
-        with written(out / f"{name}.csv") as file:
-            file.write(encoded(table.to_csv(index=False)))
+    files = {f"{name}.csv": encoded(table.to_csv(index=False)) for name, table in tables.items()}
     tables["results"] = results_apart(comparisons)
 
     page = ["<h1>Results</h1>"]
@@ -848,18 +858,20 @@ def write_report(comparisons, notes, out):
             shown = having(groups, needed)
             if shown:
                 name = f"{number}-{plot.__name__.removeprefix('plot_').replace('_', '-')}.png"
-                with written(out / name) as file:
-                    plot(shown).savefig(file, format="png", dpi=120)
+                picture = io.BytesIO()
+                plot(shown).savefig(picture, format="png", dpi=120)
+                files[name] = picture.getvalue()
                 page.append(f'<figure><img src="{name}" alt="{plot.__doc__}">')
                 page.append(f"<figcaption>{plot.__doc__}</figcaption></figure>")
     texts = [f"{to_markdown(tables[name])}\n{NOTES[name]}" for name in tables if len(tables[name])]
     texts += [html.escape(note) for note in notes]
-    with written(out / "results.md") as file:
-        file.write(encoded("\n\n".join([*texts, ""])))
+    files["results.md"] = encoded("\n\n".join([*texts, ""]))
     head = f"<meta charset='utf-8'>{GENERATOR}<title>Results</title><style>{STYLE}</style>"
     page = ["<!doctype html>", f"<html lang='en'><head>{head}</head><body>", *page]
-    with written(out / "index.html") as file:
-        file.write(encoded("\n".join([*page, "</body></html>\n"])))
+    files["index.html"] = encoded("\n".join([*page, "</body></html>\n"]))
+    for name, content in files.items():
+        with written(out / name) as file:
+            file.write(content)
 
 
 def paragraphs(*texts):

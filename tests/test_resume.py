@@ -27,7 +27,7 @@ import PIL.Image
 import pytest
 import torch
 import torchvision
-from conftest import PATIENCE, ROOT, begin, costs, load
+from conftest import PATIENCE, ROOT, begin, costs, first_rows, load
 
 SCRIPT = ROOT / "model-code" / "afad-coral.py"
 TINY = ["--epochs=2", "--batch_size=4", "--image_size=40", "--log_every=1"]
@@ -729,6 +729,21 @@ def test_init_from(out, capsys):
     for name, tensor in model.state_dict().items():
         expected = fresh if name in ("fc.weight", "linear_1_bias") else given
         assert torch.equal(tensor, expected[name]), name
+    # run.json tells which file it was, also when that is gone
+    words = [f"--outpath={out}", "--image_size=33", "--epochs=1", "--seed=1"]
+    words += [f"--init_from={out.parent / 'resnet34.pth'}"]
+    words += first_rows("afad", out.parent, train=9, test=5)
+    digest = hashlib.sha256((out.parent / "resnet34.pth").read_bytes()).hexdigest()
+    batch_cost = module.batch_cost
+    module.batch_cost = lambda *args: (os.kill(os.getpid(), signal.SIGTERM), batch_cost(*args))[1]
+    with pytest.raises(SystemExit, match="143"):
+        module.main(words)
+    (out.parent / "resnet34.pth").unlink()
+    assert json.loads((out / "run.json").read_text())["init_from_sha256"] == digest
+    load(SCRIPT).main([f"--outpath={out}", "--resume"])
+    facts = json.loads((out / "run.json").read_text())
+    assert (facts["status"], facts["init_from_sha256"]) == ("finished", digest)
+
     del given["layer3.2.bn1.running_var"]
     torch.save(given, out.parent / "resnet34.pth")
     with pytest.raises(SystemExit) as stop:

@@ -148,7 +148,7 @@ def write_run(
     data = {"train": {**sha, "rows": 1000, "median_age": 33.0, "median_mae": 9.0}}
     data["test"] = {**sha, "rows": count, "median_age": 33.0, "median_mae": 9.32}
     if valid:
-        data["valid"] = {**sha, "rows": 100, "median_age": 33.0, "median_mae": 9.1}
+        data["valid"] = {**data["train"], "images_sha256": "cd" * 32, "rows": 100}
     record = {
         "script": f"{dataset}-{loss}.py",
         "script_sha256": loss,
@@ -575,6 +575,43 @@ def test_printed_settings_are_those_that_differ(summarize, tmp_path, capsys):
         rows = [row.split(" | ")[:3] for row in table.splitlines()]
         assert rows[0] == ["| settings", "loss", "seeds"]
         assert rows[2:4] == [["| lr 0.0005", "CORAL", "0"], ["| lr 0.1", "CORAL", "0"]]
+
+
+def test_an_epoch_chosen_on_the_test_images(summarize, tmp_path):
+    folder = write_run(tmp_path / "run", count=20, valid=True)
+    facts = json.loads((folder / "run.json").read_text())
+    for images, due in (("cd" * 32, []), (facts["data"]["test"]["images_sha256"], [folder])):
+        facts["data"]["valid"]["images_sha256"] = images
+        (folder / "run.json").write_text(json.dumps(facts))
+        _, notes = read_all(summarize, [folder])
+        assert notes == [f"{f}: its best epoch was chosen on its test images." for f in due]
+
+
+def test_starts_from_one_file(summarize, tmp_path):
+    """By what is in it: a file of another content starts another comparison, its path does not."""
+    folders = []
+    for name, path, digest in (("a", "x/m.pt", "1"), ("b", "y/m.pt", "1"), ("c", "x/m.pt", "2")):
+        folders.append(write_run(tmp_path / name, count=20, init_from=path))
+        facts = json.loads((folders[-1] / "run.json").read_text())
+        facts["init_from_sha256"] = digest * 64
+        (folders[-1] / "run.json").write_text(json.dumps(facts))
+    comparisons, _ = read_all(summarize, folders[:2])
+    assert len(comparisons) == 1
+    comparisons, _ = read_all(summarize, [folders[0], folders[2]])
+    assert len(comparisons) == 2
+
+
+def test_few_images(summarize, tmp_path, capsys):
+    """Of one image every resample is the same: no interval, and no verdict."""
+    for count, due in ((1, "unknown"), (19, "unknown"), (20, None)):
+        runs = [
+            write_run(tmp_path / f"{loss}{count}", loss=loss, count=count)
+            for loss in ("ce", "coral")
+        ]
+        summarize.main([*map(str, runs), "--out", str(tmp_path / f"report{count}")])
+        for row in read_csv(tmp_path / f"report{count}" / "paired.csv"):
+            assert (row["over images"] == "") == bool(due)
+            assert row["more than noise"] == due or not due
 
 
 def test_printed_medians_of_several_tests(summarize, tmp_path, capsys):
@@ -1039,6 +1076,15 @@ def test_utk_names_of_three_fields_have_no_gender(summarize, tmp_path):
     assert images["gender"].astype(object).fillna("").tolist() == ["", "male", "", ""]
     assert images["race"].astype(object).fillna("").tolist() == ["", "Indian", "", ""]
 
+    # columns of UTKFace's own codes: of gender the names tell more, the races are translated
+    for row, gender, race in zip(rows, "1010", "0340", strict=True):
+        row |= {"gender": gender, "race": race}
+    write_csv(folder / "test_predictions.csv", rows)
+    (groups,), _ = read_all(summarize, [folder])
+    images = groups["coral", 0, 1.0][0]["images"]
+    assert images["gender"].astype(object).fillna("").tolist() == ["", "male", "", ""]
+    assert images["race"].tolist() == ["White", "Indian", "other", "White"]
+
 
 def test_genders_of_morph2_in_other_digits(summarize, tmp_path):
     """1 or -1, however written, as the training script takes them."""
@@ -1354,7 +1400,8 @@ def test_a_full_disk_leaves_the_old_report(summarize, tmp_path, capsys, monkeypa
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(summarize.Figure, "savefig", fill)
-    line = error_line(capsys, summarize, folder, "--out", out, "--overwrite")
+    other = write_run(tmp_path / "other", seed=1, count=20)
+    line = error_line(capsys, summarize, other, "--out", out, "--overwrite")
     assert f"--out {out} cannot be written: [Errno 28] No space left" in line
     assert {path.name: path.read_bytes() for path in out.iterdir()} == before
 
