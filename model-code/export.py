@@ -450,5 +450,6 @@ def main(argv=None):
 
 if __name__ == "__main__":
     predict.end_as_on_ctrl_c("SIGTERM", "SIGHUP")
-    sys.stdout.reconfigure(errors="backslashreplace")  # not every terminal has all characters
+    if hasattr(sys.stdout, "reconfigure"):  # in a notebook it has not
+        sys.stdout.reconfigure(errors="backslashreplace")  # not every terminal has all characters
     main()

@@ -9,7 +9,6 @@ import contextlib
 import io
 import math
 import os
-import warnings
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -111,15 +110,15 @@ def read_image(path, warn, turn=True):
     video instead."""
     PIL.Image.init()
     # not by its name: Pillow would map an uncompressed TIFF, and turn what it maps wrongly
-    with open(path, "rb") as file, warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of odd tags and palettes, which a user cannot mend
+    limit = PIL.Image.MAX_IMAGE_PIXELS or math.inf  # a program may have lifted it
+    with open(path, "rb") as file:
         begin = file.read(12)
         if begin[4:8] == b"ftyp" and begin[8:] in BRANDS:
             register_heic()
         formats = [name for name in FORMATS if name in PIL.Image.ID]
         with PIL.Image.open(file, formats=formats) as image:
-            if image.width * image.height > PIL.Image.MAX_IMAGE_PIXELS:  # Pillow refuses twice that
-                raise ValueError(f"more than {PIL.Image.MAX_IMAGE_PIXELS} pixels; make it smaller")
+            if image.width * image.height > limit:  # Pillow refuses twice that
+                raise ValueError(f"more than {limit} pixels; make it smaller")
             count = getattr(image, "n_frames", 1)
             if image.format == "GIF" and count > 1:
                 raise PIL.UnidentifiedImageError("animated")
@@ -174,7 +173,8 @@ def read_video(path, clip, warn):
 
     with VideoFile(path) as file, open_video(file) as container:
         stream = best_stream(container, warn)
-        stream.codec_context.options = {"max_pixels": str(PIL.Image.MAX_IMAGE_PIXELS)}
+        limit = PIL.Image.MAX_IMAGE_PIXELS or 2**31 - 1
+        stream.codec_context.options = {"max_pixels": str(limit)}
         clip.rate = float(stream.average_rate or 30)  # a type of its own since PyAV 19
         clip.length, clip.sound = stream.frames, bool(container.streams.audio)
         clock = SimpleNamespace(pts=-math.inf, dts=-math.inf, faults=0, seconds=-math.inf, shift=0)

@@ -26,6 +26,7 @@ import sys
 import tempfile
 import threading
 import time
+import warnings
 from contextlib import ExitStack, contextmanager, suppress
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
@@ -312,6 +313,7 @@ def serve(server, args):
 def main(argv=None):
     """Serve until SIGINT, SIGTERM or SIGHUP; the exit code."""
     args = parse_settings(argv)
+    warnings.simplefilter("ignore")  # of odd tags and palettes, which a visitor cannot mend
     numbers = predict.end_as_on_ctrl_c("SIGINT", "SIGTERM", "SIGHUP")
     try:
         with Server(args.host, args.port) as server:
@@ -329,5 +331,6 @@ def main(argv=None):
 
 
 if __name__ == "__main__":
-    sys.stdout.reconfigure(errors="backslashreplace")  # not every terminal has all characters
+    if hasattr(sys.stdout, "reconfigure"):  # in a notebook it has not
+        sys.stdout.reconfigure(errors="backslashreplace")  # not every terminal has all characters
     sys.exit(main())

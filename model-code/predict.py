@@ -33,7 +33,7 @@ import sys
 import warnings
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager, redirect_stdout, suppress
+from contextlib import ExitStack, closing, contextmanager, redirect_stdout, suppress
 from fractions import Fraction
 from pathlib import Path
 from types import SimpleNamespace
@@ -518,12 +518,12 @@ def read_inputs(paths, args, model, fail, bar):
                 pixels = media.read_image(path, note, not args.crops or model.script.UPRIGHT)
             except PIL.UnidentifiedImageError:
                 clip = new_clip()
-                frames = media.read_video(path, clip, note)
-                for number, (seconds, pixels) in enumerate(frames):
-                    if not number:
-                        bar.total += max(clip.length - 1, 0)
-                    yield read_picture(path, source, clip, number, seconds, pixels, args, model)
-                    bar.update()
+                with closing(media.read_video(path, clip, note)) as frames:
+                    for number, (seconds, pixels) in enumerate(frames):
+                        if not number:
+                            bar.total += max(clip.length - 1, 0)
+                        yield read_picture(path, source, clip, number, seconds, pixels, args, model)
+                        bar.update()
             else:
                 yield read_picture(path, source, None, 0, None, pixels, args, model)
                 bar.update()
@@ -535,7 +535,7 @@ def read_inputs(paths, args, model, fail, bar):
 
 def reason_of(error):
     """One line that says why a file has failed."""
-    if isinstance(error, ImportError):
+    if isinstance(error, ImportError) and error.name == "av":
         return f"not an image; videos need PyAV: {media.EXTRAS}"
     reason = getattr(error, "strerror", None) or str(error)  # without the path
     return " ".join(reason.split()) or type(error).__name__
@@ -805,7 +805,7 @@ def report(args, model):
             table = files.enter_context(written(path, "w", encoding="utf-8", newline=""))
             file = files.enter_context(written(args.out / "predictions.json", "w"))
         else:
-            table = files.enter_context(open(os.devnull, "w"))
+            table = files.enter_context(open(os.devnull, "w", encoding="utf-8"))
             file = io.StringIO() if args.json else table
         writer = csv.DictWriter(table, columns, lineterminator="\n")
         writer.writeheader()
@@ -1057,7 +1057,11 @@ def main(argv=None):
     args = parse_settings(argv)
     args.stdout = Output(sys.stdout)  # with --json for nothing else
     try:
-        with redirect_stdout(sys.stderr if args.json else args.stdout):
+        with (
+            redirect_stdout(sys.stderr if args.json else args.stdout),
+            warnings.catch_warnings(),
+        ):
+            warnings.simplefilter("ignore")  # of odd tags and palettes, which a user cannot mend
             failures = run(args)
     except InputError as error:
         refuse(error)
@@ -1085,5 +1089,6 @@ def end_as_on_ctrl_c(*names):
 
 if __name__ == "__main__":
     end_as_on_ctrl_c("SIGTERM", "SIGHUP")
-    sys.stdout.reconfigure(errors="backslashreplace")  # not every terminal has all characters
+    if hasattr(sys.stdout, "reconfigure"):  # in a notebook it has not
+        sys.stdout.reconfigure(errors="backslashreplace")  # not every terminal has all characters
     sys.exit(main())

@@ -16,6 +16,7 @@ one.
 """
 
 import argparse
+import glob
 import hashlib
 import html
 import io
@@ -951,7 +952,9 @@ def main(argv=None):
         if dataset not in PUBLISHED_YOUNGEST_AGE or not path:
             fail(f"--published_test_csv {option}: write DATASET=CSV, as in morph2=morph2_test.csv")
         test_csvs[dataset] = read(read_test_csv, path, dataset)
-    for folder in tqdm(args.runs, disable=None):
+    # not every shell does so
+    runs = [folder for word in args.runs for folder in sorted(glob.glob(word)) or [word]]
+    for folder in tqdm(runs, disable=None):
         results += read_run(Path(folder), test_csvs, notes)
     if not any(args.out or "mae" in result for result in results):
         fail(f"no finished run among those given. {' '.join(notes)}")
@@ -973,5 +976,6 @@ def main(argv=None):
 
 
 if __name__ == "__main__":
-    sys.stdout.reconfigure(errors="backslashreplace")  # not every terminal has all characters
+    if hasattr(sys.stdout, "reconfigure"):  # in a notebook it has not
+        sys.stdout.reconfigure(errors="backslashreplace")  # not every terminal has all characters
     main()

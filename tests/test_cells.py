@@ -1,12 +1,13 @@
 """model-code/cells.py on small made-up folders of scripts, and on the real one."""
 
-import resource
 import shutil
 import subprocess
 import sys
 
 import pytest
 from conftest import PAPER, ROOT, SCRIPTS, run
+
+resource = pytest.importorskip("resource")  # not on Windows
 
 CELLS = ROOT / "model-code" / "cells.py"
 NAMES = [script.stem for script in PAPER]

@@ -6,7 +6,6 @@ happen to them are the same.
 
 import json
 import os
-import resource
 import shutil
 import subprocess
 import sys
@@ -20,6 +19,8 @@ import pytest
 import torch
 from conftest import ROOT, begin, load, read_split, run
 from torch import nn
+
+resource = pytest.importorskip("resource")  # not on Windows
 
 AFAD = ROOT / "model-code" / "afad-coral.py"
 SAMPLE = ROOT / "datasets" / "sample" / "afad"

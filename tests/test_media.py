@@ -224,14 +224,26 @@ def test_pixels_of_unknown_range(kind, reason, bare, tmp_path, capsys):  # noqa:
     assert line == f"its pixels are {reason} of unknown range; convert it to 8 bits"
 
 
-def test_warnings_of_pillow_are_not_printed(tmp_path):
-    """Of a palette with transparency, for one: it is read, and no user could mend it."""
+def test_warnings_of_pillow_are_not_printed(bare, tmp_path):  # noqa: F811
+    """Of a palette with transparency, for one: it is read, and no user could mend it. The filters
+    of a program that imports media.py stay as they are."""
     image = FACE.quantize(9)
     image.save(tmp_path / "a.png", transparency=bytes([9, 99, 200]))
     with warnings.catch_warnings(record=True) as noted:
         warnings.simplefilter("always")
+        assert call(*bare, tmp_path / "a.png", "--crops") == 0 and noted == []
         pixels = media.read_image(tmp_path / "a.png", pytest.fail)
-    assert noted == [] and np.array_equal(pixels, np.asarray(image.convert("RGB")))
+    assert len(noted) == 1 and np.array_equal(pixels, np.asarray(image.convert("RGB")))
+
+
+def test_no_limit(tmp_path, monkeypatch):
+    """A program may have lifted Pillow's limit of pixels."""
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", None)
+    FACE.save(tmp_path / "a.png")
+    assert media.read_image(tmp_path / "a.png", pytest.fail).shape == (256, 256, 3)
+    save_video(tmp_path / "a.mp4", moving(3))
+    frames = list(media.read_video(tmp_path / "a.mp4", predict.new_clip(), pytest.fail))
+    assert len(frames) == 3
 
 
 # ---- Folders

@@ -7,8 +7,8 @@ import sys
 import torch
 from conftest import ROOT, SCRIPTS, first_rows, load, run
 
-README = (ROOT / "README.md").read_text()
-OPTIONS = (ROOT / "model-code" / "README.md").read_text()
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+OPTIONS = (ROOT / "model-code" / "README.md").read_text(encoding="utf-8")
 
 
 def snippets():

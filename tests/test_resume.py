@@ -11,7 +11,6 @@ import json
 import math
 import os
 import re
-import resource
 import shlex
 import shutil
 import signal
@@ -28,6 +27,8 @@ import pytest
 import torch
 import torchvision
 from conftest import PATIENCE, ROOT, begin, costs, first_rows, load
+
+resource = pytest.importorskip("resource")  # not on Windows
 
 SCRIPT = ROOT / "model-code" / "afad-coral.py"
 TINY = ["--epochs=2", "--batch_size=4", "--image_size=40", "--log_every=1"]

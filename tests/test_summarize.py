@@ -568,6 +568,17 @@ def test_printed_tables_of_one_comparison_are_the_readmes(summarize, tmp_path, c
     assert decoding.count("\n") == 3
 
 
+def test_patterns(summarize, tmp_path, capsys):
+    """Not every shell fills them in; a folder may be called like one."""
+    for name in ("[a]", "[b]"):
+        write_run(tmp_path / name, count=20, seed=int(name == "[b]"))
+    shown = []
+    for words in ([tmp_path / "[[]*"], [tmp_path / "[a]", tmp_path / "[b]"]):
+        summarize.main([*map(str, words)])
+        shown.append(capsys.readouterr().out)
+    assert shown[0] == shown[1] and "| 0, 1 |" in shown[0]
+
+
 def test_printed_settings_are_those_that_differ(summarize, tmp_path, capsys):
     runs = [write_run(tmp_path / "a", count=20), write_run(tmp_path / "b", count=20, lr=0.1)]
     summarize.main([*map(str, runs)])

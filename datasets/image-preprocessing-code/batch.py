@@ -51,7 +51,10 @@ def argument_parser(description):
         help="folder of the results; what is in it from an interrupted run is not done again",
     )
     parser.add_argument(
-        "--workers", type=int, default=os.cpu_count(), help="processes (default: one per core)"
+        "--workers",
+        type=int,
+        default=min(os.cpu_count(), 61),  # more are refused on Windows
+        help="processes (default: one per core)",
     )
     return parser
 
