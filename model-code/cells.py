@@ -4,7 +4,7 @@
     python model-code/cells.py afad-coral      copy that script's cells to its sisters, then check
 
 The scripts are the files named <data set>-<loss>.py beside this one: a data set's name is of
-lower-case letters and digits, a loss is ce, coral or ordinal. Not every data set needs every loss.
+lower-case letters and digits, and so is a loss's. Not every data set needs every loss.
 
 A line `# %% Title [scope]` opens a cell, which runs to the next such line; what stands before the
 first cell is the script's own. The scope names the scripts that hold the identical cell: `all`,
@@ -12,7 +12,8 @@ data sets (`afad, utk`), losses (`coral, ordinal`) or scripts (`afad-coral`). Of
 one title has, the narrowest that names a script governs there: script, then data set or loss,
 then all. Blank lines at the end of a cell don't count.
 
-Data of your own: copy faces-coral.py to mine-coral.py and let its data-set cell say [mine].
+Data of your own: copy faces-coral.py to mine-coral.py and let its data-set cell say [mine]. A loss
+of your own: copy faces-coral.py to faces-corn.py and let the cells of its loss say [corn].
 """
 
 import argparse
@@ -25,9 +26,10 @@ from collections import defaultdict, namedtuple
 from itertools import chain, combinations, pairwise
 from pathlib import Path
 
-LOSSES = ("ce", "coral", "ordinal")
+LOSSES = ("ce", "coral", "ordinal")  # the paper's
 # A data set named like another word of a scope could not be told from it.
-NAME = re.compile(rf"(?!(all|{'|'.join(LOSSES)})-)[a-z0-9]+-({'|'.join(LOSSES)})")
+NAME = re.compile(rf"(?!(all|{'|'.join(LOSSES)})-)[a-z0-9]+-(?!all$)[a-z0-9]+")
+SHARED = re.compile(r"(?m)^# %% .*\[all\]\s*$")  # tells an own loss's script from another tool
 MEANT = re.compile(rf"(?i).*[-_ ]({'|'.join(LOSSES)})(?![a-z]).*")  # My-data-coral, mine_coral_2
 
 # Tail: the blank lines after the body. The first cell of a script holds its docstring, has the
@@ -51,14 +53,19 @@ def datasets_of(scripts):
     return list(dict.fromkeys(script.split("-")[0] for script in scripts))
 
 
+def losses_of(scripts):
+    return list(dict.fromkeys([*LOSSES, *(script.split("-")[1] for script in scripts)]))
+
+
 def parse_scope(text, scripts):
     """The scope that stands in brackets; None if a word is unknown or of another kind.
 
     The names of ``scripts`` and their data sets are known, so that a misspelt one is not taken for
-    one whose files are gone; of losses all three, since a data set need not have them all.
+    one whose files are gone; of losses the paper's too, since a data set need not have them all.
     """
     words = {word.strip() for word in text.split(",")}
-    for rank, known in (0, {"all"}), (1, datasets_of(scripts)), (1, LOSSES), (2, scripts):
+    datasets, losses = datasets_of(scripts), losses_of(scripts)
+    for rank, known in (0, {"all"}), (1, datasets), (1, losses), (2, scripts):
         if words <= set(known):
             named = {script for script in scripts if words & {"all", script, *script.split("-")}}
             return Scope(rank, frozenset(named))
@@ -67,7 +74,10 @@ def parse_scope(text, scripts):
 def parse_script(script, texts, problems):
     """The cells of a script; what is wrong with their first lines goes to ``problems``."""
     cells, line = [], 1
-    hint = f"if this is the cell of the script's own data set, write [{script.split('-')[0]}]"
+    dataset, loss = script.split("-")
+    hint = f"if this is the cell of the script's own data set, write [{dataset}]"
+    hint += f", if of its own loss [{loss}]" if loss not in LOSSES else ""
+    losses = ", ".join(losses_of(texts))
     for chunk in re.split(r"(?m)^(?=#[ \t]*%%)", texts[script]):
         body, tail = re.fullmatch(r"(?s)(.*\S[^\n]*|)(\s*)", chunk).groups()
         cell = Cell(script, line, None, Scope(0, frozenset()), body, tail)
@@ -80,7 +90,7 @@ def parse_script(script, texts, problems):
             elif not scope:
                 problems.append(
                     f"{place(cell)}: a scope is all, or data sets that have a script here"
-                    f" ({', '.join(datasets_of(texts))}), or losses ({', '.join(LOSSES)}), or"
+                    f" ({', '.join(datasets_of(texts))}), or losses ({losses}), or"
                     f" scripts ({script}, ...), of one kind; {hint}"
                 )
             elif script not in scope.scripts:
@@ -101,17 +111,23 @@ def read_texts(folder, problems):
     for path in sorted(folder.glob("[!.]*.py")):  # editors leave hidden files
         named = NAME.fullmatch(path.stem)
         try:
-            text = path.read_bytes().decode("utf-8", "strict" if named else "replace")
+            text = path.read_bytes().decode("utf-8", "replace")
+            if named and path.stem.split("-")[1] not in LOSSES:
+                named = SHARED.search(text)
+            if named:
+                text = path.read_bytes().decode("utf-8")
         except (OSError, UnicodeDecodeError) as error:
             sys.exit(f"{path.name}: not readable as UTF-8 text: {error}")
         if named:
             texts[path.stem] = text
-        elif MEANT.fullmatch(path.stem) or re.search(r"(?m)^# %% .*\[all\]\s*$", text):
+        elif MEANT.fullmatch(path.stem) or SHARED.search(text):
             problems.append(
                 f"{path.name}: rename it: a training script is named <data set>-<loss>.py, as in"
                 " mine-coral.py, its data set by lower-case letters and digits (none of"
-                f" {', '.join(('all', *LOSSES))}), its loss one of {', '.join(LOSSES)}"
+                f" {', '.join(('all', *LOSSES))}), its loss too, as ce, coral or ordinal"
             )
+    for name in set(datasets_of(texts)) & set(losses_of(texts)):
+        problems.append(f"{name!r} is a data set and a loss: rename one, or no scope can tell them")
     return texts
 
 

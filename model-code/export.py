@@ -399,6 +399,9 @@ def cost(found, small, ages):
 def export(args):
     """The content of the ONNX file, checked; tells what was found."""
     model = predict.load(args.run)
+    if model.script.LOSS not in ("ce", "coral", "ordinal"):
+        message = "export.py knows the output layers of ce, coral and ordinal alone"
+        raise predict.InputError(f"{args.run}: its loss is {model.script.LOSS!r}; {message}")
     if args.photos:
         images, ages = read_photos(model, args.photos, args.image_path)
         kind = "photos"

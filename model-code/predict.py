@@ -50,10 +50,11 @@ from whole_files import lock, written
 
 HERE = Path(__file__).resolve().parent
 PRETRAINED = HERE / "pretrained"
-LOSSES = ("ce", "coral", "ordinal")
 # The training scripts are found by their names: <data set>-<loss>.py
-NAME = re.compile(rf"[a-z0-9]+-({'|'.join(LOSSES)})\.py")
-SCRIPTS = sorted(path.name for path in HERE.iterdir() if NAME.fullmatch(path.name))
+NAME = re.compile(r"[a-z0-9]+-[a-z0-9]+\.py")
+# no other tool that lies there
+SCRIPTS = [path for path in sorted(HERE.iterdir()) if NAME.fullmatch(path.name)]
+SCRIPTS = [path.name for path in SCRIPTS if b" [all]\n" in path.read_bytes()]
 
 SWITCHES = ("channels_last", "flip", "shifts")  # settings of a run that its answers depend on
 
@@ -347,11 +348,12 @@ def infer_faces(faces, model, batch_size):
 
 
 # %% What is said of a face
-def class_probas(probas, loss):
-    """Probabilities of the classes, float64 (K,): those of ce, or from P(y > k), (K-1,), sorted,
-    which leaves the number above 0.5, the label, as it is."""
+def class_probas(probas, count):
+    """Probabilities of the K = ``count`` classes, float64 (K,): those of ce, or from P(y > k),
+    (K-1,), sorted, which leaves the number above 0.5, the label, as it is."""
     probas = np.asarray(probas, np.float64)
-    return probas if loss == "ce" else -np.diff(np.sort(probas)[::-1], prepend=1, append=0)
+    given = len(probas) == count
+    return probas if given else -np.diff(np.sort(probas)[::-1], prepend=1, append=0)
 
 
 def interval(classes, label):
@@ -370,7 +372,7 @@ def estimate(probas, male, model):
     """The columns about age and gender, in years and probabilities, from one row of infer()."""
     script = model.script
     label = script.predict_labels(torch.as_tensor(probas)[None]).item()
-    first, last, held = interval(class_probas(probas, script.LOSS), label)
+    first, last, held = interval(class_probas(probas, script.NUM_CLASSES), label)
     ages = [script.YOUNGEST_AGE + number for number in (label, first, last)]
     columns = dict(zip(("age", "age_low", "age_high"), ages, strict=True))
     columns["interval_probability"] = round(held, 4)
@@ -973,7 +975,7 @@ def faces(model, image, **changed):
     probas, male = infer_faces(picture.faces, model, 16)
     rows = image_rows(picture, probas, male, model)
     for row, some in zip(rows, probas, strict=True):
-        row["age_probas"] = class_probas(some, model.script.LOSS).tolist()
+        row["age_probas"] = class_probas(some, model.script.NUM_CLASSES).tolist()
     return rows
 
 

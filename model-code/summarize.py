@@ -41,6 +41,7 @@ except ImportError:  # the printed tables need no plots
 PUBLISHED_YOUNGEST_AGE = {"afad": 15, "cacd": 14, "morph2": 16, "utk": 21}
 LOSSES = {"ce": "CE", "ordinal": "OR-CNN", "coral": "CORAL"}
 COLOURS = {"ce": "#d55e00", "ordinal": "#0072b2", "coral": "#009e73"}  # told apart by all eyes
+OTHER_COLOURS = ["#cc79a7", "#e69f00", "#56b4e9", "#000000"]  # of losses that are not the paper's
 GENDERS = ["female", "male"]
 UTK_RACES = {"0": "White", "1": "Black", "2": "Asian", "3": "Indian", "4": "other"}
 # Settings that may differ within a group: where files lie, and what leaves the result alone. One
@@ -106,8 +107,11 @@ def read_run_json(path, notes):
         "epochs": int(options["epochs"]),
         "curves": curves,
     }
-    if not re.fullmatch("[a-z0-9]+", result["dataset"]) or result["loss"] not in LOSSES:
-        raise ValueError(f"no data set or no loss: {result['dataset']}, {result['loss']}")
+    for name in ("dataset", "loss"):
+        if not re.fullmatch("[a-z0-9]+", result[name]):
+            raise ValueError(f"no {name}: {result[name]}")
+    LOSSES.setdefault(result["loss"], result["loss"])
+    COLOURS.setdefault(result["loss"], OTHER_COLOURS[len(COLOURS) % len(OTHER_COLOURS)])
     # what is off, 0 or None, other versions of the script may not know
     settings = {key: value for key, value in options.items() if value and key not in NOT_COMPARED}
     settings |= {key: record[key] for key in ("num_classes", "youngest_age", "processes")}
@@ -214,24 +218,27 @@ def read_probas(path, loss, labels, num_classes):
     """What the P(y > k) in one .npy file are worth: rank inconsistencies per image, reliability,
     CRPS, and MAE and RMSE (years) of the distribution's median and mean as the answer.
 
-    The file is (images, K-1) P(y > k), or for ce (images, K) class probabilities, in float32 or
-    float16. ``open_memmap`` reads plain arrays only, never a pickle.
+    The file is (images, K-1) P(y > k), or for ce (images, K) class probabilities, of a loss that is
+    not the paper's either, in float32 or float16. ``open_memmap`` reads plain arrays only, never a
+    pickle.
     """
     probas = np.lib.format.open_memmap(path, mode="r")
     half = probas.dtype == np.float16
-    expected = (len(labels), num_classes if loss == "ce" else num_classes - 1)
+    own = loss not in ("ce", "ordinal", "coral")
+    of_classes = loss == "ce" or (own and probas.shape[1:] == (num_classes,))
+    expected = (len(labels), num_classes if of_classes else num_classes - 1)
     if probas.shape != expected or not (half or probas.dtype == np.float32):
         raise ValueError(f"{probas.dtype} {probas.shape}, float32 {expected} expected")
     if not (probas.min() >= 0 and probas.max() <= 1):
         raise ValueError("a value is no probability")
     probas = probas.astype(np.float64)
-    if loss == "ce":  # from P(y = k) to P(y > k)
+    if of_classes:  # from P(y = k) to P(y > k)
         sums = probas.sum(axis=1, keepdims=True)
         if abs(sums - 1).max() > 0.01:
             raise ValueError("the probabilities of an image do not add up to 1")
         probas = np.cumsum(probas[:, :0:-1] / sums, axis=1)[:, ::-1]
     of_probas = {"reliability": reliability(probas, labels)}
-    if loss == "ce" or not half:  # rounding hides crossings near 1
+    if of_classes or not half:  # rounding hides crossings near 1
         of_probas["inconsistencies"] = rank_inconsistencies(probas)
     probas = -np.sort(-probas, axis=1)  # which makes a distribution of them, where they cross
     answers = {"median": (probas > 0.5).sum(axis=1), "mean": probas.sum(axis=1)}

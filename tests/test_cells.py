@@ -136,13 +136,31 @@ def test_names_that_are_nearly_those_of_scripts(tmp_path, name):
         assert f"{name}.py: rename it: a training script is named <data set>-" in check.stderr
 
 
-@pytest.mark.parametrize("name", ["mine", "mine-corall", "mine-focal"])
-def test_a_copied_script_under_any_other_name(tmp_path, name):
+def test_a_copied_script_under_any_other_name(tmp_path):
     make(tmp_path)
-    shutil.copy(tmp_path / "utk-coral.py", tmp_path / f"{name}.py")
+    shutil.copy(tmp_path / "utk-coral.py", tmp_path / "mine.py")
     check = cells(tmp_path)
     assert (check.returncode, check.stdout, check.stderr.count("\n")) == (1, "", 1)
-    assert check.stderr.startswith(f"{name}.py: rename it: a training script is named ")
+    assert check.stderr.startswith("mine.py: rename it: a training script is named ")
+
+
+def test_a_loss_of_ones_own(tmp_path):
+    """A copied script, of which the check says what to do, and then as good as any other."""
+    make(tmp_path)
+    focal = tmp_path / "utk-focal.py"
+    text = (tmp_path / "utk-coral.py").read_text()
+    focal.write_text(text)
+    check = cells(tmp_path)
+    assert (check.returncode, check.stdout) == (1, "")
+    hint = "the scope does not name this script; if this is the cell of the script's own data set,"
+    assert check.stderr.count(f"{hint} write [utk], if of its own loss [focal]\n") == 2
+    focal.write_text(text.replace("[coral, ordinal]", "[focal]").replace("[coral]", "[focal]"))
+    assert cells(tmp_path).returncode == 0
+    changed = focal.read_text().replace("def weights():", "def weights(more):")
+    focal.write_text(changed)
+    assert cells(tmp_path).returncode == 0  # no cell of another loss
+    shutil.copy(focal, tmp_path / "focal-ce.py")
+    assert "'focal' is a data set and a loss: rename one" in cells(tmp_path).stderr
 
 
 def test_other_files_are_left_alone(tmp_path):
