@@ -23,7 +23,6 @@ import signal
 import sys
 import tempfile
 import time
-import warnings
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
@@ -767,6 +766,7 @@ def load_pixels(splits, args):
 
 def decode(split, args):
     """Fill the pixels of ``split``; the SHA-256 over its image files' bytes in row order."""
+    import warnings
 
     def decode_rows(rows):
         contents = []

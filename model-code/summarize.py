@@ -107,9 +107,8 @@ def read_run_json(path, notes):
         "epochs": int(options["epochs"]),
         "curves": curves,
     }
-    for name in ("dataset", "loss"):
-        if not re.fullmatch("[a-z0-9]+", result[name]):
-            raise ValueError(f"no {name}: {result[name]}")
+    if not all(re.fullmatch("[a-z0-9]+", result[name]) for name in ("dataset", "loss")):
+        raise ValueError(f"no data set or no loss: {result['dataset']}, {result['loss']}")
     LOSSES.setdefault(result["loss"], result["loss"])
     COLOURS.setdefault(result["loss"], OTHER_COLOURS[len(COLOURS) % len(OTHER_COLOURS)])
     # what is off, 0 or None, other versions of the script may not know

@@ -29,6 +29,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
+LOSSES = "ce", "coral", "ordinal"
 av = pytest.importorskip("av")
 pytest.importorskip("onnxruntime")
 data = pytest.importorskip("skimage.data")
@@ -427,11 +428,11 @@ FAST = ["--recipe=fast", "--gender=1", "--shifts=1"]  # answers for images moved
 
 @pytest.mark.parametrize(
     "dataset, loss, options",
-    [("afad", loss, ["--gender=0"]) for loss in predict.LOSSES]
-    + [("morph2", loss, ["--gender=1"]) for loss in predict.LOSSES]  # uses parts of its images
+    [("afad", loss, ["--gender=0"]) for loss in LOSSES]
+    + [("morph2", loss, ["--gender=1"]) for loss in LOSSES]  # uses parts of its images
     + [("utk", "coral", FAST)]
     + [pytest.param("utk", loss, FAST, marks=pytest.mark.slow) for loss in ("ce", "ordinal")]
-    + [pytest.param("cacd", loss, [], marks=pytest.mark.slow) for loss in predict.LOSSES],
+    + [pytest.param("cacd", loss, [], marks=pytest.mark.slow) for loss in LOSSES],
 )
 def test_crops_get_the_answers_of_the_run(loss, dataset, options, backbone, tmp_path, capsys):
     """Age, gender, its probability and the interval, as test_predictions.csv and test_probas.npy

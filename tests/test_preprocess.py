@@ -605,7 +605,7 @@ def test_odd_names_on_an_ascii_terminal(tmp_path):
     assert listed == "file,reason\n21_Zoë_\\udce4.jpg,no face\n"
 
 
-@pytest.mark.parametrize("work", [(cacd.preprocess, None, False), (morph2.find_landmarks,)])
+@pytest.mark.parametrize("work", [(cacd.preprocess, Path("none"), False), (morph2.find_landmarks,)])
 def test_failing_disk_rejects_no_image(work, tmp_path):
     with pytest.raises(FileNotFoundError):
         work[0](tmp_path / "listed but gone.jpg", *work[1:])
@@ -797,7 +797,7 @@ def test_odd_tags_do_not_matter(exif, turned, tmp_path):
     assert size == ((20, 30) if turned else (30, 20))
 
 
-@pytest.mark.parametrize("work", [(cacd.preprocess, None, False), (morph2.find_landmarks,)])
+@pytest.mark.parametrize("work", [(cacd.preprocess, Path("none"), False), (morph2.find_landmarks,)])
 def test_floats_and_long_integers_are_rejected(work, tmp_path):
     ramp = np.arange(400).reshape(20, 20) * 160
     file = tmp_path / "20_A_Name_0001.jpg"
@@ -806,7 +806,8 @@ def test_floats_and_long_integers_are_rejected(work, tmp_path):
         Image.fromarray(ramp.astype(dtype)).save(file, "TIFF")
         reason = f"its pixels are {kind} of unknown range; convert it to 8 bits"
         found = work[0](file, *work[1:])
-        assert found == {"file": file.name, "rejected": f"unreadable pixels: {reason}"}
+        due = {"file": file.name, "size": file.stat().st_size}
+        assert found == due | {"rejected": f"unreadable pixels: {reason}"}
 
 
 def test_grey_of_16_bits(tmp_path):

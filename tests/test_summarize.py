@@ -1264,7 +1264,7 @@ def zipped(path):
         ("run.json", lambda path: path.write_text("[1]")),
         ("run.json", lambda path: path.write_text("[" * 100_000)),
         ("run.json", corrupt_json(lambda record: record.pop("seed"))),
-        ("run.json", corrupt_json(lambda record: record.update(loss="focal"))),
+        ("run.json", corrupt_json(lambda record: record.update(loss="Focal"))),
         ("run.json", corrupt_json(lambda record: record.update(dataset="../../etc"))),
         ("run.json", corrupt_json(lambda record: record.update(minutes="long"))),
         ("run.json", corrupt_json(lambda record: record["metrics"].clear())),

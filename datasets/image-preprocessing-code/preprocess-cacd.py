@@ -66,7 +66,7 @@ def preprocess(source, target, pad):
     """Write the crop, unless it is there already; returns the record of it, or why there is
     none."""
     record = {"file": source.name, "size": source.stat().st_size}
-    if target and target.exists():
+    if target.exists():
         return record
     try:
         pixels = np.asarray(batch.read_image(source))
