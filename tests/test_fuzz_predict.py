@@ -337,7 +337,7 @@ def test_boxes(count, ask, faces, tmp_path):
                 assert 0 <= row["top"] <= row["bottom"] <= 64
         with open(tmp_path / "boxes.csv", encoding="utf-8-sig", newline="") as file:
             given = [row for row in csv.DictReader(file) if row.get("kind") != "track"]
-        given = [(os.path.realpath(row["source"]), int(row.get("frame") or 0)) for row in given]
+        given = [(os.path.realpath(r["source"]), int(float(r.get("frame") or 0))) for r in given]
         due = sum(place in places for place in given)
         assert told["failures"] or due == sum(row["kind"] != "track" for row in told["faces"])
     assert count / 10 < accepted < 0.9 * count
