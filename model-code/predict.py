@@ -54,7 +54,8 @@ PRETRAINED = HERE / "pretrained"
 NAME = re.compile(r"[a-z0-9]+-[a-z0-9]+\.py")
 # no other tool that lies there
 SCRIPTS = [path for path in sorted(HERE.iterdir()) if NAME.fullmatch(path.name)]
-SCRIPTS = [path.name for path in SCRIPTS if b" [all]\n" in path.read_bytes()]
+SHARED = re.compile(rb"(?m)^# %% .*\[all\]\s*$")
+SCRIPTS = [path.name for path in SCRIPTS if SHARED.search(path.read_bytes())]
 
 SWITCHES = ("channels_last", "flip", "shifts")  # settings of a run that its answers depend on
 

@@ -50,8 +50,8 @@ NOT_COMPARED = set(
     "seed imp_weight gender outpath cuda cache_dir checkpoint_minutes log_every resume overwrite "
     "train_csv test_csv valid_csv image_path trust_csv skip_missing bias_lr".split()
 )
-# 97.5 % points of Student's t for 1 to 10 degrees of freedom; the last also serves for more.
 ENOUGH = 20  # images for an interval by bootstrap
+# 97.5 % points of Student's t for 1 to 10 degrees of freedom; the last also serves for more.
 T_975 = [12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228]
 
 
@@ -959,7 +959,8 @@ def main(argv=None):
             fail(f"--published_test_csv {option}: write DATASET=CSV, as in morph2=morph2_test.csv")
         test_csvs[dataset] = read(read_test_csv, path, dataset)
     # not every shell does so
-    runs = [folder for word in args.runs for folder in sorted(glob.glob(word)) or [word]]
+    filled_in = [[] if Path(w).exists() else sorted(glob.glob(w)) for w in args.runs]
+    runs = [run for w, found in zip(args.runs, filled_in, strict=True) for run in found or [w]]
     for folder in tqdm(runs, disable=None):
         results += read_run(Path(folder), test_csvs, notes)
     if not any(args.out or "mae" in result for result in results):

@@ -630,7 +630,7 @@ def read_table(csv):
     unique = len(names) == len(set(names))
     need(unique, f"{csv}: two columns have the same name: {', '.join(names)}")
     table = table.rename(columns=str.strip)
-    if FILE_COLUMN.startswith("Unnamed"):  # the first, whatever its name
+    if FILE_COLUMN not in table and FILE_COLUMN.startswith("Unnamed"):  # the first, named or not
         table = table.rename(columns={table.columns[0]: FILE_COLUMN})
     for column in table.columns.drop(FILE_COLUMN, errors="ignore"):
         table[column] = table[column].str.strip()
@@ -957,8 +957,12 @@ def log(args, line):
             tqdm.write(line)
             sys.stdout.flush()
         except OSError as error:
-            warn(f"standard output: {error.strerror}; training.log has its lines")
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, sys.stdout.fileno())
+            try:
+                warn(f"standard output: {error.strerror}; training.log has its lines")
+            except OSError:  # it is the same file
+                os.dup2(nowhere, sys.stderr.fileno())
 
 
 def save_model(path, model):

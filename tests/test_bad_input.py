@@ -299,12 +299,13 @@ def test_faces_without_a_gender_column(tmp_path, capsys):
 def test_a_first_column_with_a_name(tmp_path, capsys):
     """MORPH-2's file names stand in the first column, whatever it is called."""
     module = load(ROOT / "model-code/morph2-coral.py")
-    named, nameless = (rows_of(module, 8).rename(columns={"Unnamed: 0": n}) for n in ("file", ""))
-    splits = []
-    for table in (named, nameless):
-        table.to_csv(tmp_path / "rows.csv", index=False)
+    rows, splits = rows_of(module, 8), []
+    for name in ("file", "", "Unnamed: 0"):
+        table = rows.rename(columns={"Unnamed: 0": name})
+        table.to_csv(tmp_path / "rows.csv", index=name == "Unnamed: 0")  # saved again by pandas
         splits.append(read_split(module, tmp_path / "rows.csv", module.IMAGE_PATH, 1))
-    assert splits[0].files == splits[1].files and splits[0].table.equals(splits[1].table)
+    assert splits[0].files == splits[1].files == splits[2].files
+    assert splits[0].table.equals(splits[1].table)
 
 
 def test_blanks_around_headers_and_values(tmp_path):

@@ -700,6 +700,23 @@ def test_faces_options(tmp_path):
         ]
 
 
+def test_a_failing_disk_rejects_no_image(tmp_path, capsys, monkeypatch):
+    """Which nothing real here can do."""
+    images = draw(tmp_path / "images", names_of(9))
+    failing = sorted(images.iterdir())[3]
+    read = Path.read_bytes
+
+    def fail(path):
+        if path == failing:
+            raise OSError(5, "Input/output error")
+        return read(path)
+
+    monkeypatch.setattr(Path, "read_bytes", fail)
+    message = refused(capsys, "utk", "--images", images, "--out", tmp_path / "out")
+    line = f"error: {failing}: Input/output error; mend or remove it; nothing was written\n"
+    assert message.endswith(line) and list((tmp_path / "out").iterdir()) == []
+
+
 def test_folders_that_cannot_be(tmp_path, capsys):
     mine, out = draw(tmp_path / "mine", FACES["mine"]), tmp_path / "out"
     other = draw(tmp_path / "other", ["photo.jpg", "me.png"])

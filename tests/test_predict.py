@@ -980,7 +980,13 @@ def test_ended_by_a_signal(number, run, tmp_path):
     long_clip(tmp_path / "clip.mp4", 400)
     out = tmp_path / "out"
     words = [sys.executable, PREDICT, tmp_path / "clip.mp4", "--run", run, "--out", out]
-    process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        words,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(number, signal.SIG_DFL),  # under nohup it is ignored
+    )
     while not (out / ".clip.mp4.tmp").exists():
         assert process.poll() is None
         time.sleep(0.01)

@@ -570,7 +570,7 @@ def test_printed_tables_of_one_comparison_are_the_readmes(summarize, tmp_path, c
 
 def test_patterns(summarize, tmp_path, capsys):
     """Not every shell fills them in; a folder may be called like one."""
-    for name in ("[a]", "[b]"):
+    for name in ("[a]", "[b]", "a"):
         write_run(tmp_path / name, count=20, seed=int(name == "[b]"))
     shown = []
     for words in ([tmp_path / "[[]*"], [tmp_path / "[a]", tmp_path / "[b]"]):

@@ -2,7 +2,7 @@
 
 What a run finds out about an image (its size in bytes, why it was rejected, its landmarks) is a
 line of OUT/progress.jsonl, written as soon as it is known. So a run that was interrupted, even by
-kill -9, goes on with what is missing, and photos that were replaced since are noticed.
+kill -9, goes on with what is missing, and photos of another size than then are noticed.
 """
 
 import argparse
@@ -10,6 +10,7 @@ import csv
 import importlib.util
 import io
 import json
+import math
 import multiprocessing
 import os
 import signal
@@ -53,7 +54,7 @@ def argument_parser(description):
     parser.add_argument(
         "--workers",
         type=int,
-        default=min(os.cpu_count(), 61),  # more are refused on Windows
+        default=min(os.cpu_count(), 61 if sys.platform == "win32" else math.inf),  # takes no more
         help="processes (default: one per core)",
     )
     return parser

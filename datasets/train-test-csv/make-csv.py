@@ -236,7 +236,11 @@ def lies_on_its_side(image):
 def inspect(path):
     """SHA-256 of the file with whether its pixels lie on their side, and None; or None and why its
     pixels cannot be read. OSError (a failing disk) where the file cannot."""
-    data = path.read_bytes()
+    try:
+        data = path.read_bytes()
+    except OSError as problem:
+        problem.filename = str(path)  # of a failing disk there is none
+        raise
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             # a TIFF file in mode I has 32 bits, or a sign; PNG and PGM files in it have 16 bits
