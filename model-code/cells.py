@@ -111,11 +111,12 @@ def read_texts(folder, problems):
     for path in sorted(folder.glob("[!.]*.py")):  # editors leave hidden files
         named = NAME.fullmatch(path.stem)
         try:
-            text = path.read_bytes().decode("utf-8", "replace")
+            content = path.read_bytes()
+            text = content.decode("utf-8", "replace")
             if named and path.stem.split("-")[1] not in LOSSES:
                 named = SHARED.search(text)
             if named:
-                text = path.read_bytes().decode("utf-8")
+                text = content.decode("utf-8")
         except (OSError, UnicodeDecodeError) as error:
             sys.exit(f"{path.name}: not readable as UTF-8 text: {error}")
         if named:

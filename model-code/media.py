@@ -250,7 +250,7 @@ def time_of(frame, number, rate, clock):
         clock.pts = pts
     if dts is not None and (pts is None or clock.faults > 0):
         pts = dts
-    seconds = clock.shift + (number / rate if pts is None else float(pts * frame.time_base))
+    seconds = number / rate if pts is None else clock.shift + float(pts * frame.time_base)
     if pts is not None and seconds < clock.seconds - 1:
         clock.shift += clock.seconds + 1 / rate - seconds
         seconds = clock.seconds + 1 / rate

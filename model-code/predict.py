@@ -52,10 +52,12 @@ HERE = Path(__file__).resolve().parent
 PRETRAINED = HERE / "pretrained"
 # The training scripts are found by their names: <data set>-<loss>.py
 NAME = re.compile(r"[a-z0-9]+-[a-z0-9]+\.py")
-# no other tool that lies there
-SCRIPTS = [path for path in sorted(HERE.iterdir()) if NAME.fullmatch(path.name)]
-SHARED = re.compile(rb"(?m)^# %% .*\[all\]\s*$")
-SCRIPTS = [path.name for path in SCRIPTS if SHARED.search(path.read_bytes())]
+SHARED = re.compile(rb"(?m)^# %% .*\[all\]\s*$")  # in no other tool that lies there
+SCRIPTS = sorted(
+    path.name
+    for path in HERE.iterdir()
+    if NAME.fullmatch(path.name) and SHARED.search(path.read_bytes())
+)
 
 SWITCHES = ("channels_last", "flip", "shifts")  # settings of a run that its answers depend on
 

@@ -958,9 +958,9 @@ def main(argv=None):
         if dataset not in PUBLISHED_YOUNGEST_AGE or not path:
             fail(f"--published_test_csv {option}: write DATASET=CSV, as in morph2=morph2_test.csv")
         test_csvs[dataset] = read(read_test_csv, path, dataset)
-    # not every shell does so
-    filled_in = [[] if Path(w).exists() else sorted(glob.glob(w)) for w in args.runs]
-    runs = [run for w, found in zip(args.runs, filled_in, strict=True) for run in found or [w]]
+    runs = []
+    for word in args.runs:  # not every shell fills a pattern in
+        runs += [word] if Path(word).exists() else sorted(glob.glob(word)) or [word]
     for folder in tqdm(runs, disable=None):
         results += read_run(Path(folder), test_csvs, notes)
     if not any(args.out or "mae" in result for result in results):

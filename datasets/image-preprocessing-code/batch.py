@@ -10,7 +10,6 @@ import csv
 import importlib.util
 import io
 import json
-import math
 import multiprocessing
 import os
 import signal
@@ -54,7 +53,7 @@ def argument_parser(description):
     parser.add_argument(
         "--workers",
         type=int,
-        default=min(os.cpu_count(), 61 if sys.platform == "win32" else math.inf),  # takes no more
+        default=min(os.cpu_count(), 61) if sys.platform == "win32" else os.cpu_count(),
         help="processes (default: one per core)",
     )
     return parser
