@@ -463,6 +463,7 @@ def page(browser, server):
     page.on("request", lambda request: asked.add(request.url))
     address = f"http://127.0.0.1:{server.port}/"
     page.goto(address)
+    page.locator("#note:not(:empty)").wait_for()  # it is asked for when the page is there
     assert page.locator("#note").inner_text() == predict.NOTE
     assert page.locator("#model").inner_text() == "Model: run/model.pt, by afad-coral.py"
     assert page.locator("#limit").inner_text() == "200"
