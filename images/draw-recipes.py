@@ -1,42 +1,92 @@
-"""Draw recipes.png: validation MAE against minutes of training, for --recipe paper and fast.
+"""Draw recipes.png: the test MAE of finished runs against the minutes that they took.
 
-    python images/draw-recipes.py RUN...
+    python images/draw-recipes.py model-code/results/*/* --out recipes.png
 
-A RUN is the folder of a run with --valid_csv, finished or not; all must be on the same rows.
+All must have been tested on the same images. A point is the mean over a loss's runs in one folder,
+its line reaches from the lowest to the highest of them; the figures are printed as well.
 """
 
-import csv
+import argparse
 import json
-import sys
-from itertools import accumulate
 from pathlib import Path
 
-from matplotlib.figure import Figure
+LOSSES = {  # names and colours: Okabe and Ito's, colour-blind-safe
+    "ce": ("CE", "#d55e00"),
+    "ordinal": ("OR-CNN", "#0072b2"),
+    "coral": ("CORAL", "#009e73"),
+}
 
-COLOURS = ("#d55e00", "#0072b2", "#009e73", "#cc79a7")  # Okabe and Ito's, colour-blind-safe
 
-figure = Figure(figsize=(8, 4.5), layout="constrained")
-ax = figure.subplots()
-labels = {}  # to colours
-if not sys.argv[1:]:
-    sys.exit(__doc__)
-for folder in map(Path, sys.argv[1:]):
-    facts = json.loads((folder / "run.json").read_text())
-    if "valid" not in facts["data"]:
-        sys.exit(f"{folder}: a run without --valid_csv")
-    settings, recipe = facts["settings"], facts["settings"]["recipe"]
-    with open(folder / "history.csv") as file:
-        rows = list(csv.DictReader(file))
-    minutes = accumulate(float(row["seconds"]) / 60 for row in rows)
-    mae = [float(row["valid_mae"]) for row in rows]
-    label = f"{recipe}: {settings['image_size']}x{settings['image_size']}, "
-    label += f"{settings['epochs']} epochs" if recipe == "fast" else "the first epochs of 200"
-    new = label not in labels
-    colour = labels.setdefault(label, COLOURS[len(labels) % len(COLOURS)])
-    ax.plot(list(minutes), mae, color=colour, marker="o", label=label if new else None)
-median = facts["data"]["valid"]["median_mae"]
-ax.axhline(median, color="0.3", linewidth=1, linestyle="--", label="always the median age")
-ax.set(xlabel="minutes of training", ylabel="validation MAE (years)", xlim=(0, None))
-ax.set_title(f"{facts['script'].removesuffix('.py')}, {facts['data']['valid']['rows']} photos")
-ax.legend()
-figure.savefig(Path(__file__).with_name("recipes.png"), dpi=120)
+def read_runs(folders, parser):
+    """The title, and of each group of runs, (name of their folder, loss), their (minutes, MAE)."""
+    groups, tested = {}, {}
+    for folder in folders:
+        try:
+            record = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+            point = record["minutes"], record["metrics"]["test_mae"]
+            loss, test = record["loss"], record["data"]["test"]
+            images = test["csv_sha256"], test["images_sha256"]
+            title = f"{record['dataset']}, {test['rows']} test images"
+        except (OSError, ValueError, KeyError, TypeError):
+            parser.error(f"{folder}: no folder of a finished run; leave it out")
+        if loss not in LOSSES:
+            parser.error(f"{folder}: {loss} has no colour in draw-recipes.py; give it one")
+        tested.setdefault(images, folder)
+        if len(tested) > 1:
+            parser.error(f"{folder}: tested on other images than {folders[0]}; draw them apart")
+        groups.setdefault((folder.resolve().parent.name, loss), []).append(point)
+    return title, groups
+
+
+def mean(numbers):
+    return sum(numbers) / len(numbers)
+
+
+def print_table(groups):
+    print("| runs in | " + " | ".join(name for name, _ in LOSSES.values()) + " |")
+    print("| --- " * (len(LOSSES) + 1) + "|")
+    for folder in dict.fromkeys(folder for folder, _ in groups):
+        cells = [folder]
+        for loss in LOSSES:
+            points = groups.get((folder, loss), [])
+            minutes, errors = zip(*points, strict=True) if points else ([], [])
+            told = f"{mean(errors):.2f} after {mean(minutes):.0f} min" if points else ""
+            cells.append(told + (f" ({len(points)} seeds)" if len(points) > 1 else ""))
+        print(f"| {' | '.join(cells)} |")
+
+
+def draw(title, groups, out):
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 4.5), layout="constrained")
+    ax = figure.subplots()
+    for loss, (name, colour) in LOSSES.items():
+        means = []
+        for points in (points for key, points in groups.items() if key[1] == loss):
+            minutes, errors = zip(*points, strict=True)
+            means.append((mean(minutes), mean(errors)))
+            ax.vlines(mean(minutes), min(errors), max(errors), color=colour)
+        if means:
+            ax.plot(*zip(*sorted(means), strict=True), color=colour, marker="o", label=name)
+    ax.set(xlabel="minutes", ylabel="test MAE (years)", title=title, xlim=(0, None))
+    ax.legend()
+    with open(out, "wb") as file:
+        figure.savefig(file, dpi=120)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="folder of a run")
+    parser.add_argument("--out", type=Path, default=Path(__file__).with_name("recipes.png"))
+    parser.error = lambda message: parser.exit(2, f"{parser.prog}: error: {message}\n")
+    args = parser.parse_args()
+    title, groups = read_runs(args.runs, parser)
+    print_table(groups)
+    try:
+        draw(title, groups, args.out)
+    except (OSError, ImportError) as problem:
+        parser.error(f"--out {args.out}: not drawn: {problem}")
+
+
+if __name__ == "__main__":
+    main()

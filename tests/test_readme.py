@@ -1,11 +1,14 @@
 """What the README says of the scripts is so."""
 
 import csv
+import json
 import re
+import shutil
 import sys
 
 import torch
 from conftest import ROOT, SCRIPTS, first_rows, load, run
+from PIL import Image
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 OPTIONS = (ROOT / "model-code" / "README.md").read_text(encoding="utf-8")
@@ -99,19 +102,20 @@ def test_snippet_predicts_as_the_run_did(tmp_path, monkeypatch, capsys):
     assert told == [f"{age} {gender}\n" for age, gender in due]
 
 
-RESULTS = sorted(path.parent for path in (ROOT / "model-code/results").glob("*/run.json"))
+STORED = sorted(path.parent for path in (ROOT / "model-code/results").glob("*/*/run.json"))
 
 
 def test_the_results_are_those_of_the_stored_runs():
     """The README's tables are what its command prints from the clone alone, and its intervals those
     of the report."""
-    assert "    python model-code/summarize.py model-code/results/*\n" in README
-    printed = run(ROOT / "model-code/summarize.py", *RESULTS)
+    assert "    python model-code/summarize.py model-code/results/20-minutes/*\n" in README
+    folders = [folder for folder in STORED if folder.parent.name == "20-minutes"]
+    printed = run(ROOT / "model-code/summarize.py", *folders)
     assert (printed.returncode, printed.stderr) == (0, "")
     tables = printed.stdout.strip().split("\n\n")
     assert len(tables) == 2 and all(f"\n\n{table}\n\n" in README for table in tables)
     module = load(ROOT / "model-code/summarize.py")
-    results = [result for folder in RESULTS for result in module.read_run(folder, {}, [])]
+    results = [result for folder in folders for result in module.read_run(folder, {}, [])]
     assert {(result["loss"], result["seed"]) for result in results} >= {
         (loss, seed) for loss in ("ce", "coral", "ordinal") for seed in (1, 2, 3)
     }
@@ -121,10 +125,43 @@ def test_the_results_are_those_of_the_stored_runs():
             assert f"{low:.2f} to {high:.2f}" in README, row
 
 
+def test_the_errors_against_minutes_are_those_of_the_stored_runs(tmp_path):
+    """The table is what its command prints, the means of run.json, and the picture is written; what
+    is no finished run on the same images is refused."""
+    script, picture = ROOT / "images/draw-recipes.py", tmp_path / "recipes.png"
+    assert "    python images/draw-recipes.py model-code/results/*/*\n" in OPTIONS
+    printed = run(script, *STORED, "--out", picture)
+    assert (printed.returncode, printed.stderr) == (0, "")
+    assert f"\n\n{printed.stdout}\n" in OPTIONS
+    records = [json.loads((folder / "run.json").read_text()) for folder in STORED[:3]]
+    errors = [record["metrics"]["test_mae"] for record in records]
+    minutes = [record["minutes"] for record in records]
+    assert {record["loss"] for record in records} == {"ce"}
+    cell = f"{sum(errors) / 3:.2f} after {sum(minutes) / 3:.0f} min (3 seeds)"
+    assert printed.stdout.splitlines()[2].split(" | ")[1] == cell
+    with Image.open(picture) as drawn:
+        assert drawn.size == (960, 540)
+    other = tmp_path / "other"
+    shutil.copytree(STORED[0], other)
+    text = (other / "run.json").read_text()
+    test_images = records[0]["data"]["test"]["images_sha256"]
+    for changed, why in (
+        (text.replace(test_images, "0" * 64), f"{other}: tested on other images than"),
+        (text.replace('"minutes"', '"m"'), f"{other}: no folder of a finished run"),
+        (text.replace('"loss": "ce"', '"loss": "corn"'), f"{other}: corn has no colour"),
+    ):
+        (other / "run.json").write_text(changed)
+        refused = run(script, STORED[0], other, "--out", picture)
+        assert refused.returncode == 2 and refused.stderr.count("\n") == 1
+        assert why in refused.stderr
+    refused = run(script, STORED[0], "--out", tmp_path)
+    assert refused.returncode == 2 and refused.stderr.count("\n") == 1
+
+
 def test_the_stored_runs_are_small_and_of_no_machine():
     """Kilobytes; neither weights nor photos; no folder of the machine that trained."""
     files = {"run.json", "history.csv", "training.log", "test_predictions.csv", "test_probas.npy"}
-    for folder in RESULTS:
+    for folder in STORED:
         assert {file.name for file in folder.iterdir()} == files
         assert sum(file.stat().st_size for file in folder.iterdir()) < 2e6
         for name in files - {"test_probas.npy"}:
