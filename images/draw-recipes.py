@@ -69,7 +69,7 @@ def draw(title, groups, out):
         if means:
             ax.plot(*zip(*sorted(means), strict=True), color=colour, marker="o", label=name)
     ax.set(xlabel="minutes", ylabel="test MAE (years)", title=title, xlim=(0, None))
-    ax.legend()
+    ax.legend(loc="center left")
     with open(out, "wb") as file:
         figure.savefig(file, dpi=120)
 
