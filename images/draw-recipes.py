@@ -8,13 +8,13 @@ its line reaches from the lowest to the highest of them; the figures are printed
 
 import argparse
 import json
+import sys
 from pathlib import Path
+from statistics import fmean
 
-LOSSES = {  # names and colours: Okabe and Ito's, colour-blind-safe
-    "ce": ("CE", "#d55e00"),
-    "ordinal": ("OR-CNN", "#0072b2"),
-    "coral": ("CORAL", "#009e73"),
-}
+HERE = Path(__file__).resolve().parent
+sys.path.append(str(HERE.parent / "model-code"))
+from summarize import COLOURS, LOSSES
 
 
 def read_runs(folders, parser):
@@ -38,19 +38,15 @@ def read_runs(folders, parser):
     return title, groups
 
 
-def mean(numbers):
-    return sum(numbers) / len(numbers)
-
-
 def print_table(groups):
-    print("| runs in | " + " | ".join(name for name, _ in LOSSES.values()) + " |")
+    print("| runs in | " + " | ".join(LOSSES.values()) + " |")
     print("| --- " * (len(LOSSES) + 1) + "|")
     for folder in dict.fromkeys(folder for folder, _ in groups):
         cells = [folder]
         for loss in LOSSES:
             points = groups.get((folder, loss), [])
             minutes, errors = zip(*points, strict=True) if points else ([], [])
-            told = f"{mean(errors):.2f} after {mean(minutes):.0f} min" if points else ""
+            told = f"{fmean(errors):.2f} after {fmean(minutes):.0f} min" if points else ""
             cells.append(told + (f" ({len(points)} seeds)" if len(points) > 1 else ""))
         print(f"| {' | '.join(cells)} |")
 
@@ -60,12 +56,12 @@ def draw(title, groups, out):
 
     figure = Figure(figsize=(8, 4.5), layout="constrained")
     ax = figure.subplots()
-    for loss, (name, colour) in LOSSES.items():
-        means = []
+    for loss, name in LOSSES.items():
+        means, colour = [], COLOURS[loss]
         for points in (points for key, points in groups.items() if key[1] == loss):
             minutes, errors = zip(*points, strict=True)
-            means.append((mean(minutes), mean(errors)))
-            ax.vlines(mean(minutes), min(errors), max(errors), color=colour)
+            means.append((fmean(minutes), fmean(errors)))
+            ax.vlines(fmean(minutes), min(errors), max(errors), color=colour)
         if means:
             ax.plot(*zip(*sorted(means), strict=True), color=colour, marker="o", label=name)
     ax.set(xlabel="minutes", ylabel="test MAE (years)", title=title, xlim=(0, None))
@@ -77,7 +73,7 @@ def draw(title, groups, out):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="folder of a run")
-    parser.add_argument("--out", type=Path, default=Path(__file__).with_name("recipes.png"))
+    parser.add_argument("--out", type=Path, default=HERE / "recipes.png")
     parser.error = lambda message: parser.exit(2, f"{parser.prog}: error: {message}\n")
     args = parser.parse_args()
     title, groups = read_runs(args.runs, parser)
