@@ -12,8 +12,7 @@ import sys
 from pathlib import Path
 from statistics import fmean
 
-HERE = Path(__file__).resolve().parent
-sys.path.append(str(HERE.parent / "model-code"))
+sys.path.append(str(Path(__file__).resolve().parent.parent / "model-code"))
 from summarize import COLOURS, LOSSES
 
 
@@ -73,7 +72,7 @@ def draw(title, groups, out):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="folder of a run")
-    parser.add_argument("--out", type=Path, default=HERE / "recipes.png")
+    parser.add_argument("--out", type=Path, default=Path(__file__).with_name("recipes.png"))
     parser.error = lambda message: parser.exit(2, f"{parser.prog}: error: {message}\n")
     args = parser.parse_args()
     title, groups = read_runs(args.runs, parser)
