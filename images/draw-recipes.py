@@ -3,12 +3,14 @@
     python images/draw-recipes.py model-code/results/*/* --out recipes.png
 
 All must have been tested on the same images. A point is the mean over a loss's runs in one folder,
-its line reaches from the lowest to the highest of them; the figures are printed as well.
+its line reaches from the lowest to the highest of them; the figures are printed as well. What a
+folder's name has after "minutes" tells another machine, whose points are squares on dashed lines.
 """
 
 import argparse
 import json
 import sys
+from itertools import product
 from pathlib import Path
 from statistics import fmean
 
@@ -40,7 +42,10 @@ def read_runs(folders, parser):
 def print_table(groups):
     print("| runs in | " + " | ".join(LOSSES.values()) + " |")
     print("| --- " * (len(LOSSES) + 1) + "|")
-    for folder in dict.fromkeys(folder for folder, _ in groups):
+    minutes_of = {}
+    for (folder, _), points in groups.items():
+        minutes_of.setdefault(folder, []).extend(minutes for minutes, _ in points)
+    for folder in sorted(minutes_of, key=lambda folder: fmean(minutes_of[folder])):
         cells = [folder]
         for loss in LOSSES:
             points = groups.get((folder, loss), [])
@@ -55,14 +60,18 @@ def draw(title, groups, out):
 
     figure = Figure(figsize=(8, 4.5), layout="constrained")
     ax = figure.subplots()
-    for loss, name in LOSSES.items():
+    machines = dict.fromkeys(folder.partition("minutes")[2] for folder, _ in groups)
+    for (loss, name), machine in product(LOSSES.items(), machines):
         means, colour = [], COLOURS[loss]
-        for points in (points for key, points in groups.items() if key[1] == loss):
-            minutes, errors = zip(*points, strict=True)
-            means.append((fmean(minutes), fmean(errors)))
-            ax.vlines(fmean(minutes), min(errors), max(errors), color=colour)
+        for (folder, of_loss), points in groups.items():
+            if (folder.partition("minutes")[2], of_loss) == (machine, loss):
+                minutes, errors = zip(*points, strict=True)
+                means.append((fmean(minutes), fmean(errors)))
+                ax.vlines(fmean(minutes), min(errors), max(errors), color=colour)
         if means:
-            ax.plot(*zip(*sorted(means), strict=True), color=colour, marker="o", label=name)
+            style = {"marker": "s", "linestyle": "--"} if machine else {"marker": "o"}
+            label = name + machine.replace("-", ", ")
+            ax.plot(*zip(*sorted(means), strict=True), color=colour, label=label, **style)
     ax.set(xlabel="minutes", ylabel="test MAE (years)", title=title, xlim=(0, None))
     ax.legend(loc="center left")
     with open(out, "wb") as file:
