@@ -10,7 +10,6 @@ folder's name has after "minutes" tells another machine, whose points are square
 import argparse
 import json
 import sys
-from itertools import product
 from pathlib import Path
 from statistics import fmean
 
@@ -60,18 +59,21 @@ def draw(title, groups, out):
 
     figure = Figure(figsize=(8, 4.5), layout="constrained")
     ax = figure.subplots()
-    machines = dict.fromkeys(folder.partition("minutes")[2] for folder, _ in groups)
-    for (loss, name), machine in product(LOSSES.items(), machines):
-        means, colour = [], COLOURS[loss]
-        for (folder, of_loss), points in groups.items():
-            if (folder.partition("minutes")[2], of_loss) == (machine, loss):
-                minutes, errors = zip(*points, strict=True)
-                means.append((fmean(minutes), fmean(errors)))
-                ax.vlines(fmean(minutes), min(errors), max(errors), color=colour)
-        if means:
-            style = {"marker": "s", "linestyle": "--"} if machine else {"marker": "o"}
-            label = name + machine.replace("-", ", ")
-            ax.plot(*zip(*sorted(means), strict=True), color=colour, label=label, **style)
+    lines = {}
+    for (folder, loss), points in groups.items():
+        minutes, errors = zip(*points, strict=True)
+        ax.vlines(fmean(minutes), min(errors), max(errors), color=COLOURS[loss])
+        machine = folder.partition("minutes")[2]
+        lines.setdefault((loss, machine), []).append((fmean(minutes), fmean(errors)))
+    for loss, machine in sorted(lines, key=lambda line: list(LOSSES).index(line[0])):
+        style = {"marker": "s", "linestyle": "--"} if machine else {"marker": "o"}
+        label = LOSSES[loss] + machine.replace("-", ", ")
+        ax.plot(
+            *zip(*sorted(lines[loss, machine]), strict=True),
+            color=COLOURS[loss],
+            label=label,
+            **style,
+        )
     ax.set(xlabel="minutes", ylabel="test MAE (years)", title=title, xlim=(0, None))
     ax.legend(loc="center left")
     with open(out, "wb") as file:
