@@ -75,7 +75,7 @@ def draw(title, groups, out):
             **style,
         )
     ax.set(xlabel="minutes", ylabel="test MAE (years)", title=title, xlim=(0, None))
-    ax.legend(loc="center left")
+    ax.legend(loc="upper right")  # errors fall with time
     with open(out, "wb") as file:
         figure.savefig(file, dpi=120)
 

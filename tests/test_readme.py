@@ -133,16 +133,17 @@ def test_the_errors_against_minutes_are_those_of_the_stored_runs(tmp_path):
     printed = run(script, *STORED, "--out", picture)
     assert (printed.returncode, printed.stderr) == (0, "")
     assert f"\n\n{printed.stdout}\n" in OPTIONS
-    records = [json.loads((folder / "run.json").read_text()) for folder in STORED[:3]]
+    first = [folder for folder in STORED if folder.match("20-minutes/utk-ce-seed*")]
+    records = [json.loads((folder / "run.json").read_text()) for folder in first]
     errors = [record["metrics"]["test_mae"] for record in records]
     minutes = [record["minutes"] for record in records]
-    assert {record["loss"] for record in records} == {"ce"}
+    assert len(records) == 3
     cell = f"{sum(errors) / 3:.2f} after {sum(minutes) / 3:.0f} min (3 seeds)"
     assert printed.stdout.splitlines()[2].split(" | ")[1] == cell
     with Image.open(picture) as drawn:
         assert drawn.size == (960, 540)
     other = tmp_path / "other"
-    shutil.copytree(STORED[0], other)
+    shutil.copytree(first[0], other)
     text = (other / "run.json").read_text()
     test_images = records[0]["data"]["test"]["images_sha256"]
     for changed, why in (
@@ -151,10 +152,10 @@ def test_the_errors_against_minutes_are_those_of_the_stored_runs(tmp_path):
         (text.replace('"loss": "ce"', '"loss": "corn"'), f"{other}: corn has no colour"),
     ):
         (other / "run.json").write_text(changed)
-        refused = run(script, STORED[0], other, "--out", picture)
+        refused = run(script, first[0], other, "--out", picture)
         assert refused.returncode == 2 and refused.stderr.count("\n") == 1
         assert why in refused.stderr
-    refused = run(script, STORED[0], "--out", tmp_path)
+    refused = run(script, first[0], "--out", tmp_path)
     assert refused.returncode == 2 and refused.stderr.count("\n") == 1
 
 
