@@ -203,20 +203,25 @@ def square(points, dataset):
     return centre - (0.5 + 0.5j) * across, across
 
 
-def squares(face, dataset):
-    """square(), and of a ``face`` turned to the side a second one, for its gender. There the points
-    are closer together than those of ALIGNED, so square() is too narrow and lies where the nose
-    points: the second is as wide as eyes and mouth are apart for, around the middle of the box. Of
-    its age the first alone tells more (pretrained/README.md)."""
+def squares(face, dataset, turns=(0,)):
+    """The squares in which the network is shown a ``face``: square(), and if it is turned to the
+    side a second one. There the points are closer together than those of ALIGNED, so square() is
+    too narrow and lies where the nose points: the second is as wide as eyes and mouth are apart
+    for, around the middle of the box. Each is there once for each of ``turns``, degrees clockwise
+    around its middle; but for the sets named in SQUARES there is only square()."""
     corner, across = square(face.points, dataset)
+    if dataset in SQUARES:
+        return [(corner, across)]
+    centre = corner + (0.5 + 0.5j) * across
+    shown = [(centre, across)]
     points, due = np.asarray(face.points) @ (1, 1j), ALIGNED @ (1, 1j)
     high, usual = (abs(some[3:].mean() - some[:2].mean()) for some in (points, due))
     wider = high / usual / abs(across)
-    if dataset in SQUARES or wider < TURNED:
-        return [(corner, across)]
-    centre, middle = corner + (0.5 + 0.5j) * across, np.reshape(face.box, (2, 2)).mean(0) @ (1, 1j)
-    centre += ((middle - centre) / across).real * across
-    return [(corner, across), (centre - (0.5 + 0.5j) * across * wider, across * wider)]
+    if wider >= TURNED:
+        middle = np.reshape(face.box, (2, 2)).mean(0) @ (1, 1j)
+        shown.append((centre + ((middle - centre) / across).real * across, across * wider))
+    shown = [(centre, axis * np.exp(1j * np.deg2rad(t))) for centre, axis in shown for t in turns]
+    return [(centre - (0.5 + 0.5j) * axis, axis) for centre, axis in shown]
 
 
 def cut(pixels, corner, across):

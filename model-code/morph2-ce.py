@@ -226,18 +226,9 @@ def batches(split, args, training, start_batch=0, title="evaluating"):
         yield number, rows, mine, images
 
 
-# device -> the CUDA stream on which batches are copied while the device computes
-copy_stream = functools.cache(torch.cuda.Stream)
-
-
 def to_device(images, device, args):
     """float32 in [0, 1] on the device, of a uint8 batch (n, 3, S, S)."""
-    images = torch.from_numpy(images)
-    if device.type == "cuda":
-        with torch.cuda.stream(copy_stream(device)):
-            images = images.pin_memory().to(device, non_blocking=True)
-        torch.cuda.current_stream(device).wait_stream(copy_stream(device))
-        images.record_stream(torch.cuda.current_stream(device))
+    images = copied_meanwhile(torch.from_numpy(images), device)
     # by a tensor, as CUDA multiplies with 1/255 for a number; filled there, as copying one waits
     images = images.float() / torch.full((), 255.0, device=device)
     return images.contiguous(memory_format=torch.channels_last) if args.channels_last else images
@@ -279,13 +270,18 @@ def worsen(images, draws):
 
 
 def random_changes(images, args, step, count, some):
-    """``images`` as --augment changes them, by seed and step, so that resumed runs draw the same:
-    drawn for the whole batch of ``count``, of which these are ``some``."""
-    if not args.augment:
-        return images
-    rng = np.random.default_rng((args.seed, step))
-    draws = torch.tensor(rng.uniform(-1, 1, (count, 21 if args.augment == 2 else 9))[some])
-    return augment(images, draws.float().to(images.device, non_blocking=True), args.augment)
+    """``images`` as --augment and --mixup change them, and with --mixup their ``share`` (n,): the
+    rest is of the image as far from their other end. Drawn by seed and step for the whole batch of
+    ``count``, of which these are ``some``: so resumed runs draw the same."""
+    rng, share = np.random.default_rng((args.seed, step)), None
+    if args.augment:
+        draws = torch.tensor(rng.uniform(-1, 1, (count, 21 if args.augment == 2 else 9))[some])
+        images = augment(images, draws.float().to(images.device, non_blocking=True), args.augment)
+    if args.mixup:
+        share = torch.tensor(rng.beta(args.mixup, args.mixup, count)[some]).float()
+        share = share.to(images.device, non_blocking=True)
+        images = torch.lerp(images.flip(0), images, share[:, None, None, None])
+    return images, share
 
 
 # %% Optimisation and training [all]
@@ -315,7 +311,16 @@ def gender_cost_fn(logits, genders):
     return torch.where(genders.isnan(), 0, costs)
 
 
-def batch_cost(network, split, rows, mine, images, imp, args, device):
+def mixed_costs(share, cost_of, logits, targets, *imp):
+    """The images' costs (n,), with --mixup ``share`` of their own and the rest of the others'."""
+    logits = logits[: len(targets)]  # without the one image of a process that had none
+    costs = cost_of(logits, targets, *imp)
+    if share is None:
+        return costs
+    return torch.lerp(cost_of(logits, targets.flip(0), *imp), costs, share[: len(targets)])
+
+
+def batch_cost(network, split, rows, mine, images, share, imp, args, device):
     """The mean age cost over the images of the batch ``rows``, with --gender 1 plus --gender_weight
     times the mean over those of known gender; of several processes each has its part of both."""
     with torch.autocast(device.type, torch.bfloat16, enabled=bool(args.amp)):
@@ -323,12 +328,12 @@ def batch_cost(network, split, rows, mine, images, imp, args, device):
 
     # where ``mine`` is empty the one image that was computed is left out, and the cost is 0
     labels = split.labels[rows[mine]].to(device, non_blocking=True)
-    cost = cost_fn(logits[: len(labels)], labels, imp).sum() / len(rows)
+    cost = mixed_costs(share, cost_fn, logits, labels, imp).sum() / len(rows)
 
     if args.gender:
         genders = split.genders[rows[mine]].to(device, non_blocking=True)
         known = split.genders[rows].isfinite().sum().item()
-        gender_costs = gender_cost_fn(gender_logits[: len(labels)], genders)
+        gender_costs = mixed_costs(share, gender_cost_fn, gender_logits, genders)
         cost = cost + args.gender_weight * gender_costs.sum() / max(known, 1)
     return cost
 
@@ -364,10 +369,10 @@ def train(model, splits, args, device, checkpoint=None):
             images = to_device(images, device, args)
             progress["waited"] += time.monotonic() - wait_began
             step = epoch * steps_per_epoch + number
-            images = random_changes(images, args, step, len(rows), at_least_one(mine))
+            images, share = random_changes(images, args, step, len(rows), at_least_one(mine))
 
             # forward and cost
-            cost = batch_cost(state.network, split, rows, mine, images, imp, args, device)
+            cost = batch_cost(state.network, split, rows, mine, images, share, imp, args, device)
             state.epoch_cost += cost.detach().double() * len(rows)
             # on CUDA, reading the cost makes the device wait: only where it is logged
             if device.type == "cpu" or number % args.log_every == 0:
@@ -505,6 +510,7 @@ SETTINGS = {  # option: (paper, fast, lowest, highest, meaning); what has no low
     "flip": (0, 1, 0, 1, "1: mirror training images at random; answer for image and mirror image"),
     "shifts": (0, 0, 0, 1, "1: answer for the image moved by a pixel to each corner (four views)"),
     "augment": (0, 0, 0, 2, "1: turn, scale, move, recolour training images; 2: worsen them too"),
+    "mixup": (0.0, 0.0, 0, 1e3, "blend images and their costs, by shares from Beta(mixup, mixup)"),
     "numworkers": (4, 4, 1, 1024, "data streams; another number gives other crops"),
     "cuda": (-1, -1, -1, 1023, "CUDA device number; -1: the CPU"),
     "amp": (0, 0, 0, 1, "1: train in bfloat16 (faster where the processor has its arithmetic)"),
@@ -792,6 +798,20 @@ class Conv3x3(nn.Conv2d):
         taps = [padded[:, i : i + side : step, j : j + side : step] for i, j in np.ndindex(3, 3)]
         matrix = self.weight.permute(0, 2, 3, 1).flatten(1)
         return F.linear(torch.cat(taps, 3), matrix).permute(0, 3, 1, 2)
+
+
+# %% Copies to a CUDA device [all]
+copy_stream = functools.cache(torch.cuda.Stream)  # of a device
+
+
+def copied_meanwhile(images, device):
+    """The images on the device; to a CUDA device they are copied while it computes."""
+    if device.type == "cuda":
+        with torch.cuda.stream(copy_stream(device)):
+            images = images.pin_memory().to(device, non_blocking=True)
+        torch.cuda.current_stream(device).wait_stream(copy_stream(device))
+        images.record_stream(torch.cuda.current_stream(device))
+    return images
 
 
 # %% Several processes [all]

@@ -66,6 +66,8 @@ NOTE = (
     "labels of one data set. Off by years for single persons, and unable to answer outside the "
     "ages of that set. No proof of anybody's age or gender; not made to decide about people."
 )
+# Degrees by which the network is shown a face of a photo; those of a video turn by themselves.
+TURNS = -4, 0, 4
 COVERAGE = 0.8  # of the model's probability is within the interval given with an age
 
 # Seconds after which all of a video's picture is searched for faces again, and the network asked
@@ -305,10 +307,11 @@ def title(model, name):
     return f"{text}; licence: {model.licence}" if model.licence else text
 
 
-def face_images(pixels, face, model):
+def face_images(pixels, face, model, turns=(0,)):
     """PIL images of a ``face`` (of detect.find_faces) in ``pixels``, as the training images show
-    theirs: the first tells its age, all of them its gender."""
-    images = [detect.cut(pixels, *square) for square in detect.squares(face, model.script.DATASET)]
+    theirs, in the squares of detect.squares()."""
+    squares = detect.squares(face, model.script.DATASET, turns)
+    images = [detect.cut(pixels, *square) for square in squares]
     # the script would cut these pixels out of the middle of a larger image
     crop = model.script.CENTER_CROP
     return [image.resize([crop, crop]) if crop else image for image in images]
@@ -337,12 +340,11 @@ def infer(images, model, batch_size):
 
 
 def infer_faces(faces, model, batch_size):
-    """infer() of ``faces``, each a list of images: the probabilities of the first, and the mean of
-    all P(male)."""
+    """The means of infer() over the images of each of ``faces``, which are lists of images."""
     probas, male = infer([image for images in faces for image in images], model, batch_size)
     if faces:
         sizes = [len(images) for images in faces]
-        probas = torch.stack([part[0] for part in probas.split(sizes)])
+        probas = torch.stack([part.mean(0) for part in probas.split(sizes)])
         if model.network.fc_gender:
             male = [part.mean().item() for part in torch.tensor(male).split(sizes)]
         else:
@@ -501,7 +503,8 @@ def read_picture(path, source, clip, number, seconds, pixels, args, model):
     if args.crops:
         images = [[PIL.Image.fromarray(pixels)] for _ in found]
     else:
-        images = [face_images(pixels, face, model) for face in found if asked]
+        turns = TURNS if clip is None else (0,)
+        images = [face_images(pixels, face, model, turns) for face in found if asked]
     boxes = [np.clip(np.round(face.box), 0, limits).astype(int).tolist() for face in found]
     return SimpleNamespace(
         source=source, clip=clip, number=number, seconds=seconds, pixels=pixels, looked=looked,

@@ -180,15 +180,16 @@ def test_an_epochs_batches(words, tmp_path):
 
 @on_device
 def test_random_changes():
-    """--augment 2: what the CPU makes of the same images, but for rounding, which
+    """--augment 2 and --mixup: what the CPU makes of the same images, but for rounding, which
     may move the border of a rectangle by a pixel."""
     module, made = load(SCRIPT), []
-    args = SimpleNamespace(augment=2, seed=1)
+    args = SimpleNamespace(augment=2, mixup=0.3, seed=1)
     images = torch.rand(64, 3, 40, 40, generator=torch.Generator().manual_seed(0))
     for device in (torch.device("cpu"), DEVICE):
         made.append(module.random_changes(images.to(device), args, 5, 64, slice(0, 64)))
-    expected, found = made
-    assert found.device == DEVICE
+    (expected, shares), (found, our_shares) = made
+    assert found.device == our_shares.device == DEVICE
+    assert torch.equal(our_shares.cpu(), shares)
     assert ((found.cpu() - expected).abs() > 1e-4).double().mean() < 1e-3
 
 
@@ -292,17 +293,17 @@ def test_a_step_on_a_device_that_is_not_there():
     """torch follows a step's forward half and the average with tensors that have a CUDA device and
     no values: all lie on it, and no value is read back. This one needs no device."""
     module, device, part = load(SCRIPT), torch.device("cuda", 0), slice(0, 6)
-    args = SimpleNamespace(augment=2, seed=1, amp=0, gender=0)
+    args = SimpleNamespace(augment=2, mixup=0.3, seed=1, amp=0, gender=0)
     split = SimpleNamespace(labels=torch.arange(6))
     with FakeTensorMode(allow_non_fake_inputs=True):
         with device:
             model, averaged = module.ResNet34(), module.ResNet34()
         images, imp = torch.rand(6, 3, 64, 64, device=device), torch.ones(1, device=device)
-        images = module.random_changes(images, args, 0, 6, part)
-        given = model, split, np.arange(6), part, images
+        images, shares = module.random_changes(images, args, 0, 6, part)
+        given = model, split, np.arange(6), part, images, shares
         cost = module.batch_cost(*given, imp, args, device)
         module.update_average(averaged, model, 0.9, 0)
-    assert [tensor.device for tensor in (images, cost)] == [device] * 2
+    assert [tensor.device for tensor in (images, shares, cost)] == [device] * 3
 
 
 # Stopping and going on. DRIVER runs a script that meets with something at a step: a signal, or a

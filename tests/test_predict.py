@@ -353,7 +353,7 @@ def test_faces_turned_to_the_side():
     """A face as of UTKFace, 100 pixels wide there, and one whose points are 0.4 as far apart in
     the direction of the eyes, both turned by 20 degrees: of the second the network is asked twice,
     in the square by least squares, and in one of 100 pixels around the box, whose middle is 12
-    pixels beside the points'."""
+    pixels beside the points'. Both can be turned further."""
     axis = np.exp(1j * math.radians(20))
     for narrow, count in ((1, 1), (0.4, 2)):
         offsets = (detect.ALIGNED - 0.5) * 100 * (narrow, 1) @ (1, 1j) * axis
@@ -362,8 +362,14 @@ def test_faces_turned_to_the_side():
         box = [middle.real - 40, middle.imag - 50, middle.real + 40, middle.imag + 50]
         face = SimpleNamespace(points=points, box=box)
         squares = detect.squares(face, "faces")
-        assert squares[0] == detect.square(points, "faces") and len(squares) == count
-        assert len(detect.squares(face, "afad")) == 1
+        assert np.allclose(squares[0], detect.square(points, "faces")) and len(squares) == count
+        assert len(detect.squares(face, "afad", (-4, 0, 4))) == 1
+        turned = detect.squares(face, "faces", (-30, 0))
+        assert len(turned) == 2 * count and np.allclose(turned[1::2], squares)
+        for (corner, across), (begin, plain) in zip(turned[::2], squares, strict=True):
+            # the upper border rises to the right, around the same middle
+            assert across / plain == pytest.approx(complex(math.sqrt(3) / 2, -0.5))
+            assert corner + across * (0.5 + 0.5j) == pytest.approx(begin + plain * (0.5 + 0.5j))
     (corner, across), (other, wide) = squares
     assert abs(across) < 80 and wide == pytest.approx(100 * axis, rel=0.02)
     axis = wide / abs(wide)
@@ -374,19 +380,43 @@ def test_faces_turned_to_the_side():
 
 
 def test_a_faces_images_tell_its_age_and_gender(bare):
-    """infer_faces() of a face of two images and one of one: age by the first, gender by the mean;
-    without gender, None of each."""
+    """infer_faces() of a face of two images and one of one: the mean; without gender, None."""
     model = predict.load(weights=bare[1], script="afad-coral.py", image_size=32)
     images = [predict.prepare(small(0.5, mirrored), model) for mirrored in (False, True)]
     images.append(predict.prepare(ImageOps.flip(FACE), model))
     probas, male = predict.infer(images, model, 2)
     assert (probas[0] - probas[1]).abs().max() > 0.01
     ages, genders = predict.infer_faces([images[:2], images[2:]], model, 2)
-    torch.testing.assert_close(ages, probas[[0, 2]])
+    torch.testing.assert_close(ages, torch.stack([(probas[0] + probas[1]) / 2, probas[2]]))
     assert genders == pytest.approx([(male[0] + male[1]) / 2, male[2]])
     model.network.fc_gender = None
     assert predict.infer_faces([images[:2], images[2:]], model, 2)[1] == [None, None]
     assert predict.infer_faces([], model, 2) == ([], [])
+
+
+def test_a_photo_is_answered_for_in_three_turns(tmp_path):
+    """By the mean over its face's square turned by -4, 0 and 4 degrees; in a video by that square
+    alone."""
+    model, path = predict.load(), tmp_path / "clip.mp4"
+    save_video(path, [FACE])
+    for turns in ((-4, 0, 4), (0,)):
+        pixels = np.asarray(FACE) if len(turns) == 3 else read_video(path)[1][0]
+        [found] = detect.find_faces(pixels)
+        corner, across = detect.square(found.points, "faces")
+        middle, images = corner + across * (0.5 + 0.5j), []
+        for turn in turns:
+            axis = across * np.exp(1j * math.radians(turn))
+            image = detect.cut(pixels, middle - axis * (0.5 + 0.5j), axis)
+            images.append(predict.prepare(image, model))
+        probas, male = predict.infer(images, model, 3)
+        if len(turns) == 3:
+            [face] = predict.faces(model, pixels)
+        else:
+            [(_, _, [face])] = predict.video(model, path)
+        assert face["age"] == (probas.mean(0) > 0.5).sum()
+        male = sum(male) / len(turns)
+        assert face["gender_probability"] == pytest.approx(max(male, 1 - male), abs=1e-4)
+        assert len(turns) == 1 or (probas[0] - probas[2]).abs().max() > 0.01
 
 
 def test_points_are_found_upright_and_turned():

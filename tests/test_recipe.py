@@ -26,6 +26,7 @@ PAPER = {  # SPEC: Adam at 0.0005, 200 epochs, batches of 256, crops of 120, not
     "flip": 0,
     "shifts": 0,
     "augment": 0,
+    "mixup": 0.0,
     "bias_lr": 1.0,
     "gender_weight": 1.0,
     "fused": 0,
@@ -310,6 +311,57 @@ def test_the_biases_rate(onecycle):
         args.bias_lr = 7.0
 
 
+@pytest.mark.parametrize("part", [slice(0, 5), slice(1, 4), slice(4, 5), slice(5, 5)])
+def test_mixup(part):
+    """Image i of a part of a batch is its share of itself and the rest of the one as far from the
+    part's other end. Shares are drawn for the whole batch, after the draws of --augment."""
+    module, device = load(SCRIPT), torch.device("cpu")
+    mine, part = part, module.at_least_one(part)  # a process that has no image computes one
+    images = torch.rand(5, 3, 36, 36, generator=torch.Generator().manual_seed(0))[part]
+    given = {"seed": 5, "augment": 2}
+    plain, none = module.random_changes(images, SimpleNamespace(mixup=0, **given), 7, 5, part)
+    found, shares = module.random_changes(images, SimpleNamespace(mixup=0.4, **given), 7, 5, part)
+    rng = np.random.default_rng((5, 7))
+    draws = torch.tensor(rng.uniform(-1, 1, (5, 21))[part]).float()
+    assert none is None and torch.equal(plain, module.augment(images, draws, 2))
+    expected = rng.beta(0.4, 0.4, 5)[part]
+    assert shares.tolist() == pytest.approx(expected)
+    for i, share in enumerate(expected):
+        mixture = share * plain[i] + (1 - share) * plain[len(plain) - 1 - i]
+        assert torch.allclose(found[i], mixture.float(), atol=1e-6)
+
+    # and so is the cost, of age and, where it is known, of gender
+    torch.manual_seed(0)
+    model, rows, imp = module.ResNet34(gender=1).eval(), np.arange(5), torch.ones(1)
+    labels, genders = [3, 0, 25, 11, 7], [1.0, math.nan, 0.0, 0.0, 1.0]
+    split = SimpleNamespace(labels=torch.tensor(labels), genders=torch.tensor(genders))
+    args = SimpleNamespace(amp=0, gender=1, gender_weight=3.0)
+    cost = module.batch_cost(model, split, rows, mine, found, shares, imp, args, device)
+    logits, male = (answers.detach() for answers in model(found))
+    ages, males, last = 0, 0, part.stop - 1
+    for i, share in enumerate(expected):
+        for row, weight in ((part.start + i, share), (last - i, 1 - share)):
+            label = torch.tensor([labels[row]])
+            ages += weight * module.cost_fn(logits[i : i + 1], label, imp).item()
+            if not math.isnan(genders[row]):
+                p_male = 1 / (1 + math.exp(-male[i].item()))
+                males -= weight * math.log(p_male if genders[row] else 1 - p_male)
+    due = ages / 5 + 3 * males / 4 if mine == part else 0
+    assert cost.requires_grad and cost.item() == pytest.approx(due, rel=1e-5)
+
+
+def test_mixup_in_training(tmp_path):
+    """Shares from the seed and the number of the step."""
+    module, seen = load(SCRIPT), []
+    batch_cost = module.batch_cost
+    module.batch_cost = lambda *given: seen.append(given[5]) or batch_cost(*given)
+    _, weights = tiny_run(tmp_path / "run", "--mixup=0.4", module=module)
+    for step, (shares, rows) in enumerate(zip(seen, (4, 4, 1) * 2, strict=True)):
+        expected = np.random.default_rng((1, step)).beta(0.4, 0.4, rows)
+        assert shares.tolist() == pytest.approx(expected)
+    assert tiny_run(tmp_path / "without")[1] != weights
+
+
 @pytest.mark.parametrize("weight", [0.0, 1.0, 7.5])
 def test_cost_of_age_and_gender(weight):
     """The mean age cost over all images, and --gender_weight times the mean of -log P(the gender)
@@ -323,7 +375,7 @@ def test_cost_of_age_and_gender(weight):
     args = SimpleNamespace(amp=0, gender=1, gender_weight=weight)
     rows, imp = np.arange(4), torch.ones(1)
     device = torch.device("cpu")
-    cost = module.batch_cost(model, split, rows, slice(0, 4), images, imp, args, device)
+    cost = module.batch_cost(model, split, rows, slice(0, 4), images, None, imp, args, device)
     logits, male = (part.detach().double() for part in model(images))
     age = module.cost_fn(logits, labels, imp).mean().item()
     p_male = [1 / (1 + math.exp(-x)) for x in male.tolist()]
@@ -334,21 +386,10 @@ def test_cost_of_age_and_gender(weight):
     costs = []
     for mine in (slice(0, 3), slice(3, 4), slice(4, 4)):
         some = images[module.at_least_one(mine)]
-        costs.append(module.batch_cost(model, split, rows, mine, some, imp, args, device))
+        given = model, split, rows, mine, some, None
+        costs.append(module.batch_cost(*given, imp, args, device))
     assert costs[2] == 0 and costs[2].requires_grad
     assert sum(costs).item() == pytest.approx(cost.item(), rel=1e-5)
-
-
-def test_changes_of_a_part_of_a_batch():
-    """Drawn for the whole batch, of which a process changes its images."""
-    module, args = load(SCRIPT), SimpleNamespace(augment=2, seed=5)
-    images = torch.rand(5, 3, 36, 36, generator=torch.Generator().manual_seed(0))
-    changed = module.random_changes(images, args, 7, 5, slice(0, 5))
-    draws = torch.tensor(np.random.default_rng((5, 7)).uniform(-1, 1, (5, 21))).float()
-    assert torch.equal(changed, module.augment(images, draws, 2))
-    for some in (slice(1, 4), slice(4, 5)):
-        found = module.random_changes(images[some], args, 7, 5, some)
-        assert torch.allclose(found, changed[some], atol=1e-6)
 
 
 def test_bfloat16(tmp_path):

@@ -33,7 +33,8 @@ resource = pytest.importorskip("resource")  # not on Windows
 SCRIPT = ROOT / "model-code" / "afad-coral.py"
 TINY = ["--epochs=2", "--batch_size=4", "--image_size=40", "--log_every=1"]
 ROWS = {"train": 11, "valid": 5, "test": 6}
-FAST = ["--recipe=fast", "--augment=2", "--shifts=1", "--gender=1", "--imp_weight=1", "--amp=1"]
+FAST = ["--recipe=fast", "--augment=2", "--mixup=0.3", "--shifts=1", "--gender=1"]
+FAST += ["--imp_weight=1", "--amp=1"]
 SAVED = "model.pt test_predictions.csv test_probas.npy best_test_predictions.csv".split()
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
