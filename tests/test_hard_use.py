@@ -263,10 +263,10 @@ def test_resuming_where_other_things_are_gone(module, words, tmp_path, capsys):
     assert facts["settings"].pop("augment") == 0 and facts["settings"].pop("bias_lr") == 1
     again = [f"--outpath={out}", "--resume"]
     for share in (0.3, 0.0):
-        facts["settings"]["mixup"] = share
+        facts["settings"]["drop_path"] = share
         (out / "run.json").write_text(json.dumps(facts))
         if share:
-            assert "the run has --mixup 0.3: go on with" in refusal(capsys, 2, module.main, again)
+            assert "the run has --drop_path 0.3: go on with" in refusal(capsys, 2, module.main, again)
     moved = tmp_path / "moved"
     shutil.copytree(facts["settings"]["image_path"], moved)
     refusal(capsys, 1, module.main, [*again, f"--image_path={moved}", "--trust_csv=1"])
