@@ -266,7 +266,8 @@ def test_resuming_where_other_things_are_gone(module, words, tmp_path, capsys):
         facts["settings"]["drop_path"] = share
         (out / "run.json").write_text(json.dumps(facts))
         if share:
-            assert "the run has --drop_path 0.3: go on with" in refusal(capsys, 2, module.main, again)
+            err = refusal(capsys, 2, module.main, again)
+            assert "the run has --drop_path 0.3: go on with" in err
     moved = tmp_path / "moved"
     shutil.copytree(facts["settings"]["image_path"], moved)
     refusal(capsys, 1, module.main, [*again, f"--image_path={moved}", "--trust_csv=1"])
