@@ -212,16 +212,18 @@ def squares(face, dataset, turns=(0,)):
     corner, across = square(face.points, dataset)
     if dataset in SQUARES:
         return [(corner, across)]
-    centre = corner + (0.5 + 0.5j) * across
-    shown = [(centre, across)]
+    shown = [(corner, across)]
     points, due = np.asarray(face.points) @ (1, 1j), ALIGNED @ (1, 1j)
     high, usual = (abs(some[3:].mean() - some[:2].mean()) for some in (points, due))
     wider = high / usual / abs(across)
     if wider >= TURNED:
+        centre = corner + (0.5 + 0.5j) * across
         middle = np.reshape(face.box, (2, 2)).mean(0) @ (1, 1j)
-        shown.append((centre + ((middle - centre) / across).real * across, across * wider))
-    shown = [(centre, axis * np.exp(1j * np.deg2rad(t))) for centre, axis in shown for t in turns]
-    return [(centre - (0.5 + 0.5j) * axis, axis) for centre, axis in shown]
+        centre += ((middle - centre) / across).real * across
+        shown.append((centre - (0.5 + 0.5j) * across * wider, across * wider))
+    # around the middle, which is half of the side from the corner in both directions
+    turns, half = np.exp(1j * np.deg2rad(turns)), 0.5 + 0.5j
+    return [(begin + half * axis * (1 - t), axis * t) for begin, axis in shown for t in turns]
 
 
 def cut(pixels, corner, across):
