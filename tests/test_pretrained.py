@@ -5,6 +5,7 @@ import importlib.util
 import json
 import re
 import shlex
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -26,27 +27,39 @@ def test_weights():
     assert all(tensor.isfinite().all() for tensor in state.values())
 
 
-def test_the_card_tells_the_run():
-    """Its command gives the settings in run.json; its figures are those of the run."""
-    [command] = re.findall(r"^    python (model-code/faces-coral.py .*)$", CARD, re.M)
-    name, *words = shlex.split(command)
-    settings = vars(script.parse_settings(words))
-    assert name == f"model-code/{FACTS['script']}"
+def test_the_card_tells_the_runs():
+    """Its commands give the settings in the run.json of each run; its figures are theirs."""
+    commands = re.findall(r"^    python (model-code/faces-coral.py .*)$", CARD, re.M)
     elsewhere = {"outpath", "train_csv", "test_csv", "image_path", "log_every", "resume"}
-    for key, value in FACTS["settings"].items():
-        # an option that has gone since was off
-        assert key in elsewhere or settings.get(key, 0) == value, key
+    runs = []
+    for command in commands:
+        name, *words = shlex.split(command)
+        settings = vars(script.parse_settings(words))
+        folder = FOLDER / settings["outpath"]
+        runs.append(folder.name)
+        facts = json.loads((folder / "run.json").read_text())
+        assert name == f"model-code/{facts['script']}"
+        for key, value in script.plain(SimpleNamespace(**settings)).items():
+            # an option that came since was off
+            assert key in elsewhere or facts["settings"].get(key, 0) == value, key
+        with open(folder / "history.csv", newline="") as file:
+            epochs = [int(row["epoch"]) for row in csv.DictReader(file)]
+        assert epochs == list(range(1, settings["epochs"] + 1))
+        mae, rmse = (facts["metrics"][f"test_{key}"] for key in ("mae", "rmse"))
+        assert f"| `{folder.name}` | {mae:.2f} / {rmse:.2f} | " in CARD
+    mean = f"average.py {' '.join(runs)} --outpath {FACTS['settings']['outpath']}"
+    assert len(runs) == 2 and f"\n    python model-code/{mean}\n" in CARD
     mae, rmse = (FACTS["metrics"][f"test_{name}"] for name in ("mae", "rmse"))
     row = f"| all | {FACTS['data']['test']['rows']:,} | {mae:.2f} | {rmse:.2f} | "
     assert row in CARD
-    with open(FOLDER / "history.csv", newline="") as file:
-        epochs = [int(row["epoch"]) for row in csv.DictReader(file)]
-    assert epochs == list(range(1, FACTS["settings"]["epochs"] + 1))
 
 
 def test_no_place_of_a_machine():
-    for name in ("run.json", "training.log", "history.csv"):
-        assert not re.search(r"/(work|home|root|tmp)\b", (FOLDER / name).read_text())
+    names = ("run.json", "training.log", "history.csv")
+    files = [path for name in names for path in FOLDER.rglob(name)]
+    assert len(files) == 8
+    for path in files:
+        assert not re.search(r"/(work|home|root|tmp)\b|\.\./", path.read_text()), path
 
 
 def test_an_astronaut(tmp_path, capsys):
