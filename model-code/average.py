@@ -86,6 +86,7 @@ def average(args):
         script.load_pixels(splits, settings)
 
         facts = script.describe(settings, splits, device)
+        facts["init_from_sha256"] = runs[-1]["init_from_sha256"]
         facts["settings"]["mean_of"] = " ".join(digest[:8] for digest in digests)
         script.begin_run_folder(settings, facts, device)
         facts["metrics"], lines = script.evaluate_all(network, "", splits, settings, device)

@@ -1,5 +1,6 @@
 """average.py: means of weights beside a slow computation, and what has none."""
 
+import hashlib
 import json
 
 import numpy as np
@@ -88,10 +89,17 @@ def test_weights_that_have_no_mean(runs, tmp_path, capsys):
     assert not out[1].exists()
 
 
-def test_siblings(runs, tmp_path):
-    """Two that began from one file, which is not among them."""
-    average.main([str(runs / "second"), str(runs / "third"), "--outpath", str(tmp_path / "mean")])
-    assert (tmp_path / "mean" / "model.pt").exists()
+def test_siblings(runs, tmp_path, capsys):
+    """Two that began from one file, which is not among them; summarize.py tells their mean apart
+    from its last run."""
+    out = tmp_path / "mean"
+    average.main([str(runs / "second"), str(runs / "third"), "--outpath", str(out)])
+    files = [runs / name / "model.pt" for name in ("second", "third")]
+    digests = [hashlib.sha256(file.read_bytes()).hexdigest()[:8] for file in files]
+    capsys.readouterr()
+    load(MODEL_CODE / "summarize.py").main([str(runs / "third"), str(out)])
+    table = capsys.readouterr().out
+    assert f"| mean_of {' '.join(digests)} | CORAL | 1 |" in table
 
 
 def test_a_run_is_kept(runs, capsys):
