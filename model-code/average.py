@@ -8,14 +8,15 @@ mean to answer as well as they do, and better on photos unlike those of the trai
 al., arXiv 2109.01903 and 2203.05482); networks trained apart have no such mean. Of a run with
 validation it takes the best epoch's weights, as predict.py does.
 
-MEAN has the files of a run but history.csv. Its settings are those of the last RUN, but for the
-paths and the device given here.
+MEAN has the files of a run, with no epoch in history.csv. Its settings are those of the last RUN,
+but for the paths and the device given here.
 """
 
 import argparse
 import functools
 import hashlib
 import json
+import sys
 import time
 from pathlib import Path
 
@@ -113,4 +114,6 @@ def main(argv=None):
 
 if __name__ == "__main__":
     predict.end_as_on_ctrl_c("SIGTERM", "SIGHUP")
+    if hasattr(sys.stdout, "reconfigure"):  # in a notebook it has not
+        sys.stdout.reconfigure(errors="backslashreplace")  # not every terminal has all characters
     main()
