@@ -63,6 +63,18 @@ def run(script, *args, cwd=None, **env):
     )
 
 
+def refused(tool, capsys, *words, begins=""):
+    """The one line on stderr of a call of the module ``tool`` that must end with exit code 2."""
+    import pytest  # which benchmark.py does without
+
+    with pytest.raises(SystemExit) as end:
+        tool.main([str(word) for word in words])
+    assert end.value.code == 2
+    message = capsys.readouterr().err
+    assert message.startswith(begins) and ": error: " in message and message.count("\n") == 1
+    return message
+
+
 PATIENCE = 600  # seconds until a test gives up on a process: what hangs fails
 
 

@@ -1,8 +1,10 @@
 """average.py: means of weights beside a slow computation, and what has none."""
 
+import functools
 import hashlib
 import json
 
+import conftest
 import numpy as np
 import pandas as pd
 import pytest
@@ -11,6 +13,7 @@ from conftest import MODEL_CODE, first_rows, load
 
 average = load(MODEL_CODE / "average.py")
 script = load(MODEL_CODE / "utk-coral.py")
+refused = functools.partial(conftest.refused, average, begins="average.py: error: ")
 
 
 def train(out, *options, script=script):
@@ -34,16 +37,6 @@ def runs(tmp_path_factory):
     afad = [*first_rows("afad", folder / "afad", train=8, test=6), *tuned[3:], "--gender=0"]
     train(folder / "of_afad", *afad, script=load(MODEL_CODE / "afad-coral.py"))
     return folder
-
-
-def refused(capsys, *words):
-    """The line that ends average.py where it won't begin."""
-    with pytest.raises(SystemExit) as end:
-        average.main([str(word) for word in words])
-    assert end.value.code == 2
-    err = capsys.readouterr().err
-    assert err.startswith("average.py: error: ") and err.count("\n") == 1
-    return err
 
 
 @pytest.mark.parametrize("names", [("first", "second"), ("first", "third", "second")])

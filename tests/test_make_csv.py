@@ -1,6 +1,7 @@
 """Labels and splits: rows against the published CSVs and against rows written out here."""
 
 import csv
+import functools
 import hashlib
 import itertools
 import os
@@ -14,6 +15,7 @@ import tempfile
 import unicodedata
 from pathlib import Path
 
+import conftest
 import numpy as np
 import pandas as pd
 import pytest
@@ -24,6 +26,7 @@ SCRIPT = ROOT / "datasets" / "train-test-csv" / "make-csv.py"
 SHARED = ROOT.parent / "shared"
 LOGS = SHARED / "published-logs"
 make_csv = load(SCRIPT)
+refused = functools.partial(conftest.refused, make_csv)
 whole_files = load(ROOT / "model-code" / "whole_files.py")
 
 published = pytest.mark.skipif(not LOGS.is_dir(), reason="the published CSVs are not at hand")
@@ -55,16 +58,6 @@ def make(dataset, images, out, *options):
         path = out / f"{dataset}_{name}.csv"
         parts[name] = rows(path)[1:] if path.exists() else []
     return parts
-
-
-def refused(capsys, *argv):
-    """The one line on stderr of a call that must end with exit code 2."""
-    with pytest.raises(SystemExit) as end:
-        make_csv.main([str(a) for a in argv])
-    assert end.value.code == 2
-    message = capsys.readouterr().err
-    assert ": error: " in message and message.count("\n") == 1
-    return message
 
 
 # Names as published, among them all the irregular kinds, and the rows they give.
