@@ -325,14 +325,14 @@ def read_photos(model, csv, folder):
     some = np.random.default_rng(0).permutation(len(split.files))[:MOST]
     split.files, split.rows = [split.files[row] for row in some], split.rows[some]
     script.load_pixels({"photos": split}, args)
-    start, size = round((split.pixels.shape[-1] - model.size) / 2), model.size
-    images = split.pixels[:, :, start : start + size, start : start + size]
-    return np.ascontiguousarray(images), split.labels[some].numpy() + script.YOUNGEST_AGE
+    images = np.ascontiguousarray(script.central_crop(split.pixels, model.size))
+    return images, split.labels[some].numpy() + script.YOUNGEST_AGE
 
 
 def drawn_faces(model):
     """uint8 (n, 3, S, S), drawn faces of the sample, as many as there are up to CHECKED."""
-    paths = sorted((model.script.SAMPLE / "images").rglob("*.jpg"))[:CHECKED]
+    sample = getattr(model.script, "SAMPLE", None)  # among the paths that users edit
+    paths = sorted(sample.rglob("images/**/*.jpg"))[:CHECKED] if sample else []
     images = [predict.prepare(PIL.Image.open(path), model) for path in paths]
     return np.stack(images) if images else np.empty((0, 3, model.size, model.size), np.uint8)
 

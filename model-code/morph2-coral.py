@@ -2,9 +2,9 @@
 
     python morph2-coral.py --seed 1 --imp_weight 1 --cuda 0 --outpath run1
 
-Trains, evaluates and fills the folder run1; --help lists the settings. "The reference" is the
-code published with the paper in January 2019, whose numbers this gives. Differs from its sisters
-in the cells marked [morph2] for the data set and [coral, ordinal] and [coral] for the loss.
+Trains, evaluates and fills the folder run1. "The reference" is the code published with the paper in
+January 2019, whose numbers this gives (tests/test_golden.py). Differs from its sisters in the cells
+marked [morph2] for the data set and [coral, ordinal] and [coral] for the loss.
 """
 
 # %% Imports [all]
@@ -38,16 +38,18 @@ import torch.nn.functional as F
 import torchvision
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
-from torchvision.transforms.functional import center_crop, resize
+from torchvision.transforms.functional import center_crop, normalize, resize
 from tqdm import tqdm
 
-# %% Paths and facts of the data set [morph2]
-# Edit the three paths, or give --train_csv, --test_csv and --image_path.
+# %% Paths [own]
+# Edit these, or give the options of the same names.
 SAMPLE = Path(__file__).resolve().parent.parent / "datasets" / "sample" / "morph2"  # drawn faces
 TRAIN_CSV_PATH = SAMPLE / "train.csv"
+VALID_CSV_PATH = None  # of rows to choose the best epoch on
 TEST_CSV_PATH = SAMPLE / "test.csv"
 IMAGE_PATH = SAMPLE / "images"
 
+# %% Facts of the data set [morph2]
 DATASET = "morph2"
 NUM_CLASSES = 55
 YOUNGEST_AGE = 16  # in years, label 0; the oldest is 70
@@ -96,14 +98,18 @@ def predict_labels(probas):
     return (probas > 0.5).sum(1)
 
 
-def levels_of(labels):
-    """t_k = 1 if y > k else 0; float32 (batch, K-1)."""
-    return (labels[:, None] > torch.arange(NUM_CLASSES - 1, device=labels.device)).float()
-
-
 def cost_fn(logits, labels, imp):
-    """Weighted binary cross-entropies of each image, summed over tasks (paper, eq. 4); (batch,)."""
-    levels = levels_of(labels)
+    """Weighted binary cross-entropies of each image, summed over tasks (paper, eq. 4); (batch,).
+
+    Label 1 of three, P(y > 0) = 3/4 and P(y > 1) = 1/2, weights 1 and 1/2: the cost is
+    -log(3/4) - 1/2 log(1 - 1/2) = 0.6343.
+
+    >>> logits = torch.tensor([[math.log(3), 0.0]])
+    >>> cost_fn(logits, torch.tensor([1]), torch.tensor([1.0, 0.5]))
+    tensor([0.6343])
+    """
+    tasks = torch.arange(logits.shape[1], device=logits.device)
+    levels = (labels[:, None] > tasks).float()  # t_k = 1 if y > k, else 0
     log_probas = F.logsigmoid(logits)
     terms = log_probas * levels + (log_probas - logits) * (1 - levels)
     return -torch.sum(terms * imp, dim=1)
@@ -129,7 +135,41 @@ def log_odds(labels):
     return torch.logit(above / len(labels)).float()
 
 
+# %% Recipes [all]
+# --recipe chooses a column. A flag of the row's name, or --set row=value, changes it for one run.
+# paper: the reference's settings; fast: 20 minutes on two cores; long: 45.
+# fmt: off
+RECIPES = {
+    # row              paper   fast   long
+    "epochs":         (200,    16,    30,     "passes over the training images"),
+    "batch_size":     (256,    64,    128,    "images in a step; the last one may have fewer"),
+    "lr":             (0.0005, 0.001, 0.0015, "learning rate; with onecycle the highest one"),
+    "image_size":     (120,    64,    96,     "side of the network's input in pixels"),
+    "imp_weight":     (0,      0,     0,      "1: task importance weights"),
+    "augment":        (0,      0,     1,      "data augmentation; 2: stronger, and degraded"),
+    "gender":         (0,      0,     1,      "1: learn P(male) as well"),
+    "gender_weight":  (1.0,    1.0,   1.0,    "of the gender cost, beside the age cost's 1"),
+    "amp":            (0,      0,     1,      "1: train in bfloat16, where the device has it"),
+    # rows without a flag: --set
+    "prior_bias":     (0,      1,     1,      "1: output biases start at the labels' frequencies"),
+    "bias_lr":        (1.0,    1.0,   10.0,   "learning rate of CORAL's biases, times lr"),
+    "onecycle":       (0,      1,     1,      "1: lr rises for a fifth of the steps, then falls"),
+    "weight_decay":   (0.0,    0.05,  0.05,   "decoupled; Adam becomes AdamW"),
+    "average":        (0.0,    0.998, 0.998,  "decay of the exponential moving average"),
+    "mixup":          (0.0,    0.0,   0.0,    "blend images by lam from Beta(mixup, mixup)"),
+    "flip":           (0,      1,     1,      "1: mirror images, in training and for answers"),
+    "shifts":         (0,      0,     1,      "1: test-time augmentation by shifts of a pixel"),
+    "fused":          (0,      1,     1,      "1: the optimiser's step in one pass"),
+    "channels_last":  (0,      1,     1,      "1: channels-last memory format"),
+}
+# fmt: on
+
+
 # %% ResNet-34 [all]
+BLOCKS = 3, 4, 6, 3  # in the four stages
+NORMALISATION = None  # or means and deviations of the colours, as pretrained weights expect them
+
+
 class BasicBlock(nn.Module):
     """Two 3x3 convolutions and a shortcut (He et al. 2016)."""
 
@@ -139,6 +179,7 @@ class BasicBlock(nn.Module):
         self.bn1 = nn.BatchNorm2d(channels)
         self.conv2 = Conv3x3(channels, channels)
         self.bn2 = nn.BatchNorm2d(channels)
+
         self.downsample = None
         if stride != 1:
             shortcut = nn.Conv2d(in_channels, channels, 1, stride, bias=False)
@@ -152,16 +193,16 @@ class BasicBlock(nn.Module):
 
 class ResNet34(nn.Module):
     """float32 (batch, 3, S, S) in [0, 1] to age logits, shaped for this script's loss, and gender
-    logits (batch,) or None."""
+    logits (batch,), nan without a gender output."""
 
-    def __init__(self, gender=0, seed=0):
+    def __init__(self, gender=0):
         super().__init__()
         self.conv1 = nn.Conv2d(3, 64, 7, stride=2, padding=3, bias=False)
         self.bn1 = nn.BatchNorm2d(64)
         self.maxpool = nn.MaxPool2d(3, stride=2, padding=1)
 
         before = 64
-        for i, (channels, blocks) in enumerate(((64, 3), (128, 4), (256, 6), (512, 3))):
+        for i, (channels, blocks) in enumerate(zip((64, 128, 256, 512), BLOCKS, strict=True)):
             stage = [BasicBlock(before, channels, stride=2 if i else 1)]
             stage += [BasicBlock(channels, channels, stride=1) for _ in range(blocks - 1)]
             setattr(self, f"layer{i + 1}", nn.Sequential(*stage))
@@ -176,13 +217,11 @@ class ResNet34(nn.Module):
                 fan_out = module.kernel_size[0] * module.kernel_size[1] * module.out_channels
                 nn.init.normal_(module.weight, 0, math.sqrt(2 / fan_out))
 
-        self.fc_gender = None
-        if gender:  # last, and drawn apart: all other weights and the batches stay the same
-            with torch.random.fork_rng(devices=[]):
-                torch.manual_seed(seed + 1)
-                self.fc_gender = nn.Linear(2048, 1)
+        self.fc_gender = nn.Linear(2048, 1) if gender else None
 
     def forward(self, x):
+        if NORMALISATION:
+            x = normalize(x, *NORMALISATION)
         x = self.maxpool(F.relu_(self.bn1(self.conv1(x))))
         x = self.layer4(self.layer3(self.layer2(self.layer1(x))))
 
@@ -193,142 +232,98 @@ class ResNet34(nn.Module):
 
         with torch.autocast(x.device.type, enabled=False):  # output layers in full precision
             x = x.to(self.fc.weight.dtype)
-            return age_logits(self, x), self.fc_gender(x).squeeze(1) if self.fc_gender else None
+            unknown = x.new_full((len(x),), math.nan)
+            return age_logits(self, x), self.fc_gender(x).squeeze(1) if self.fc_gender else unknown
 
 
-resnet34 = ResNet34  # by the name in the paper's code
+# %% One run and its training loop [all]
+def run(args, earlier):
+    """Read, build, train, evaluate and save; ``earlier`` is what there is of a run to resume."""
+    device = select_device(args)
+    splits = read_splits(args)
+    model = build_model(args, splits["train"].labels, resumed=bool(earlier.checkpoint))
+    load_pixels(splits, args)
+    record = begin_record(args, splits, device, earlier)
+
+    state = train(place(model, device, args), splits, args, device, earlier.checkpoint)
+
+    metrics, lines = evaluate_all(state.averaged, "", splits, args, device)
+    save_model(args.outpath / "model.pt", state.averaged)
+    record["minutes"] = (time.monotonic() - state.began) / 60
+    lines.append(f"Total Training Time: {record['minutes']:.2f} min")
+
+    if args.valid_csv:  # and the epoch that was best on the validation rows
+        best = best_model(state.averaged, args)
+        best_metrics, best_lines = evaluate_all(best, "best_", splits, args, device)
+        metrics |= best_metrics | {"best_epoch": state.progress["best"]["epoch"] + 1}
+        lines += best_lines
+    end_record(record, args, metrics, lines)
 
 
-# %% Batches [all]
-def prepare_image(image, image_size):
-    """uint8 (3, R, R) of a PIL image, R = 128/120 of ``image_size``, to cut crops from."""
-    image = as_rgb(image)
-    if CENTER_CROP:
-        image = center_crop(image, CENTER_CROP)
-    side = round(image_size * 128 / 120)
-    return np.asarray(resize(image, [side, side])).transpose(2, 0, 1)
+def build_model(args, labels, resumed=False):
+    """The network with its first weights, which depend on nothing but the seed and the settings."""
+    torch.manual_seed(args.seed)  # nothing else may draw from here to the first pass
+    model = ResNet34()
+    if args.gender:  # drawn apart: all other weights and the batches stay the same
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(args.seed + 1)
+            model.fc_gender = nn.Linear(2048, 1)
+
+    if args.prior_bias:
+        set_prior_bias(model, labels)
+    if args.init_from and not resumed:
+        init_backbone(model, args.init_from)
+    return model
 
 
-def draw_seed():
-    """A seed from the global generator, drawn as torch's DataLoader does."""
-    return torch.empty((), dtype=torch.int64).random_().item()
+def train(model, splits, args, device, checkpoint=None):
+    """Train ``model``, from ``checkpoint`` on if there is one. Returns the state; its ``averaged``
+    model is the one to evaluate: the moving average, or without one ``model`` itself."""
+    split = splits["train"]
+    imp = task_importance_weights(split.labels) if args.imp_weight else torch.ones(1)
+    imp = imp.to(device)
+
+    steps = math.ceil(len(split.labels) / args.batch_size)  # in an epoch
+    optimizer = build_optimizer(model, args)
+    schedule = build_schedule(optimizer, args, args.epochs * steps)
+    averaged = copy.deepcopy(model) if args.average else model
+    state = training_state(model, averaged, optimizer, schedule)
+    if checkpoint:
+        restore(checkpoint, args, state)
+
+    for epoch in range(state.progress["epoch"], args.epochs):
+        model.train()
+        title, first = f"epoch {epoch + 1}/{args.epochs}", state.progress["batch"]
+        for batch in batches(split, args, device, True, first, title):
+            step = epoch * steps + batch.number
+            augment_batch(batch, args, step)
+            cost = batch_cost(state.network, batch, imp, args)
+
+            optimizer.zero_grad()
+            cost.backward()
+            optimizer.step()
+            schedule.step()
+            if args.average:
+                update_average(averaged, model, args.average, step)
+
+            after_step(state, split, batch, cost, args)
+
+        validation = validate(state, splits["valid"], args, device) if args.valid_csv else ("", "")
+        after_epoch(state, split, args, validation)
+    return state
 
 
-def batches(split, args, training, start_batch=0, title="evaluating"):
-    """Batches with the order and crops of a torch DataLoader with --numworkers workers, made here
-    without any worker, from number ``start_batch`` on.
+def batch_cost(network, batch, imp, args):
+    """The mean age cost over the images of the whole batch, with --gender 1 plus gender_weight
+    times the mean gender cost over those of known gender."""
+    with torch.autocast(batch.images.device.type, torch.bfloat16, enabled=bool(args.amp)):
+        logits, gender_logits = network(batch.images)
 
-    Yields (number, rows, mine, images). rows: CSV rows of the whole batch; mine: the slice of them
-    that is this process's; images: those, uint8 (n, 3, S, S). Every process must compute in every
-    step, so where ``mine`` is empty there is one image, which the cost leaves out. In ``training``
-    order, crops and with --flip 1 mirror images are random; otherwise crops are central.
-    """
-    size, margin = args.image_size, split.pixels.shape[-1] - args.image_size
-
-    # in the order of torch's DataLoader: first the seed of its workers, then that of its sampler
-    base_seed, order = draw_seed(), np.arange(len(split.files))
-    if training:
-        sampler = torch.Generator().manual_seed(draw_seed())
-        order = torch.randperm(len(order), generator=sampler).numpy()
-    workers = [torch.Generator().manual_seed(base_seed + i) for i in range(args.numworkers)]
-    mirror = torch.Generator().manual_seed(base_seed + args.numworkers)
-    starts = range(0, len(order), args.batch_size)
-    for number, start in enumerate(tqdm(starts, title, leave=False, disable=NO_BAR)):
-        rows = order[start : start + args.batch_size]
-        corners, flips = np.full((len(rows), 2), round(margin / 2)), np.zeros(len(rows))
-        if training:
-            worker = workers[number % args.numworkers]
-            corners = torch.randint(0, margin + 1, (len(rows), 2), generator=worker).numpy()
-            flips = torch.randint(0, 1 + args.flip, (len(rows),), generator=mirror).numpy()
-        if number < start_batch:  # a resumed epoch: only the generators had to advance
-            continue
-        mine = part_of_this_process(len(rows))
-        some = at_least_one(mine)
-        images = np.empty((some.stop - some.start, 3, size, size), np.uint8)
-        for i, image in enumerate(images, some.start):
-            top, left = corners[i]
-            crop = split.pixels[rows[i], :, top : top + size, left : left + size]
-            image[:] = crop[:, :, ::-1] if flips[i] else crop
-        yield number, rows, mine, images
-
-
-def to_device(images, device, args):
-    """float32 in [0, 1] on the device, of a uint8 batch (n, 3, S, S)."""
-    images = copied_meanwhile(torch.from_numpy(images), device)
-    # by a tensor, as CUDA multiplies with 1/255 for a number; filled there, as copying one waits
-    images = images.float() / torch.full((), 255.0, device=device)
-    return images.contiguous(memory_format=torch.channels_last) if args.channels_last else images
-
-
-def augment(images, draws, level):
-    """Images, float32 (n, 3, S, S) in [0, 1], changed by ``draws``, (n, 9) from [-1, 1): turned by
-    up to 10 degrees, scaled by up to exp(0.12), moved by up to 3 % of S (edge pixels repeated), and
-    contrast changed by up to 30 %, brightness by 25 %, each colour by 7 %. At ``level`` 2 turns,
-    scales and moves are twice as large, and with 12 draws more the images ``worsen``."""
-    angle, size = level * math.radians(10) * draws[:, 0], torch.exp(level * 0.12 * draws[:, 1])
-    cos, sin, move = size * angle.cos(), size * angle.sin(), level * 0.06 * draws[:, 2:4]
-    matrix = torch.stack([cos, -sin, move[:, 0], sin, cos, move[:, 1]], 1).view(-1, 2, 3)
-    grid = F.affine_grid(matrix, images.shape, align_corners=False)
-    images = F.grid_sample(images, grid, padding_mode="border", align_corners=False)
-    shades = draws[:, 4:9, None, None]
-    mean = images.mean((1, 2, 3), keepdim=True)
-    images = (images - mean) * (1 + 0.3 * shades[:, :1]) + mean * (1 + 0.25 * shades[:, 1:2])
-    images = (images * (1 + 0.07 * shades[:, 2:])).clamp(0, 1)
-    return worsen(images, draws[:, 9:]) if level == 2 else images
-
-
-def worsen(images, draws):
-    """Images, float32 (n, 3, S, S) in [0, 1], as photos may be, by ``draws``, (n, 12) from [-1, 1):
-    up to 40 % lighter or darker towards the right and the lower border, 15 % grey, the difference
-    from the mean of 5x5 pixels less (blurred) or more (sharpened) by up to 100 %, a quarter under a
-    rectangle with sides of S/6 to S/2."""
-    numbers, size = draws[:, :, None, None], images.shape[-1]
-    right, down, grey, detail, hidden, left, top, width, height = numbers[:, :9].unbind(1)
-    x = torch.linspace(-1, 1, size, device=images.device)
-    light = 1 + 0.4 * (right * x + down * x[:, None])
-    images = (images * light[:, None]).clamp(0, 1)
-    images = torch.where(grey[:, None] > 0.7, images.mean(1, keepdim=True), images)
-    mean = F.avg_pool2d(images, 5, stride=1, padding=2, count_include_pad=False)
-    images = torch.lerp(mean, images, 1 + detail[:, None]).clamp(0, 1)
-    inside = (x - left).abs() < (2 + width) / 6
-    inside = inside & ((x[:, None] - top).abs() < (2 + height) / 6) & (hidden > 0.5)
-    return torch.where(inside[:, None], (1 + numbers[:, 9:]) / 2, images)
-
-
-def random_changes(images, args, step, count, some):
-    """``images`` as --augment and --mixup change them, and with --mixup their ``share`` (n,): the
-    rest is of the image as far from their other end. Drawn by seed and step for the whole batch of
-    ``count``, of which these are ``some``: so resumed runs draw the same."""
-    rng, share = np.random.default_rng((args.seed, step)), None
-    if args.augment:
-        draws = torch.tensor(rng.uniform(-1, 1, (count, 21 if args.augment == 2 else 9))[some])
-        images = augment(images, draws.float().to(images.device, non_blocking=True), args.augment)
-    if args.mixup:
-        share = torch.tensor(rng.beta(args.mixup, args.mixup, count)[some]).float()
-        share = share.to(images.device, non_blocking=True)
-        images = torch.lerp(images.flip(0), images, share[:, None, None, None])
-    return images, share
-
-
-# %% Optimisation and training [all]
-def optimisation(model, args, steps):
-    """The optimiser, Adam or with weight decay AdamW, and the schedule of its learning rate over
-    ``steps``: constant, or with --onecycle 1 from lr/25 up to lr in the first fifth and down to
-    lr/250,000, both along a cosine. Adam moves nothing by more than about its rate in a step: too
-    little for CORAL's biases, which have to spread, so that theirs is --bias_lr times as high."""
-    weights = {1: [], args.bias_lr: []}  # by rate
-    for name, weight in model.named_parameters():
-        weights[args.bias_lr if name == "linear_1_bias" else 1].append(weight)
-    groups = [{"params": some, "lr": args.lr * rate} for rate, some in weights.items() if some]
-    # without weight decay AdamW is Adam, to the bit if it is not fused; on CUDA False would be slow
-    how = {"weight_decay": args.weight_decay, "fused": bool(args.fused) or None}
-    optimizer = torch.optim.AdamW(groups, **how)
-    if not args.onecycle:
-        return optimizer, torch.optim.lr_scheduler.ConstantLR(optimizer, factor=1)
-    # fewer than 6 steps would leave none to rise in
-    cycle = {"total_steps": max(steps, 6), "pct_start": 0.2, "cycle_momentum": False}
-    rates = [group["lr"] for group in groups]
-    return optimizer, torch.optim.lr_scheduler.OneCycleLR(optimizer, rates, **cycle)
+    cost = mixed_costs(batch.lam, cost_fn, logits, batch.labels, imp).sum() / batch.count
+    if args.gender:
+        costs = mixed_costs(batch.lam, gender_cost_fn, gender_logits, batch.genders)
+        cost = cost + args.gender_weight * costs.sum() / max(batch.known, 1)
+    return cost
 
 
 def gender_cost_fn(logits, genders):
@@ -337,93 +332,201 @@ def gender_cost_fn(logits, genders):
     return torch.where(genders.isnan(), 0, costs)
 
 
-def mixed_costs(share, cost_of, logits, targets, *imp):
-    """The images' costs (n,), with --mixup ``share`` of their own and the rest of the others'."""
-    logits = logits[: len(targets)]  # without the one image of a process that had none
+# %% Batches [all]
+def decoded_side(image_size):
+    """Pixels of the side to which images are resized, for crops of ``image_size`` to be cut from:
+    128 for 120."""
+    return round(image_size * 128 / 120)
+
+
+def prepare_image(image, image_size):
+    """uint8 (3, R, R) of a PIL image, with R = decoded_side(image_size)."""
+    image = as_rgb(image)
+    if CENTER_CROP:
+        image = center_crop(image, CENTER_CROP)
+    side = decoded_side(image_size)
+    return np.asarray(resize(image, [side, side])).transpose(2, 0, 1)
+
+
+def central_crop(pixels, image_size):
+    """The middle (..., S, S) of pixels (..., R, R)."""
+    start = round((pixels.shape[-1] - image_size) / 2)
+    return pixels[..., start : start + image_size, start : start + image_size]
+
+
+def draw_seed():
+    """A seed from the global generator, drawn as torch's DataLoader does."""
+    return torch.empty((), dtype=torch.int64).random_().item()
+
+
+def batches(split, args, device, training=False, first=0, title="evaluating"):
+    """Batches with the order and crops of a torch DataLoader with --numworkers workers, made here
+    without any worker, from number ``first`` on. In ``training`` order, crops and with flip mirror
+    images are random; otherwise crops are central.
+
+    Yields namespaces: number, counted from 0; rows of the split, its labels (n,) and genders (n,);
+    images, float32 (n, 3, S, S) in [0, 1], which are ``part`` of the whole batch; count, its number
+    of images, and known, of those of known gender. Labels, genders and images are on the device.
+    """
+    size, margin = args.image_size, split.pixels.shape[-1] - args.image_size
+
+    # in the order of torch's DataLoader: first the seed of its workers, then that of its sampler
+    base_seed, order = draw_seed(), np.arange(len(split.labels))
+    if training:
+        sampler = torch.Generator().manual_seed(draw_seed())
+        order = torch.randperm(len(order), generator=sampler).numpy()
+    workers = [torch.Generator().manual_seed(base_seed + i) for i in range(args.numworkers)]
+    mirror = torch.Generator().manual_seed(base_seed + args.numworkers)
+
+    starts = range(0, len(order), args.batch_size)
+    for number, start in enumerate(tqdm(starts, title, leave=False, disable=NO_BAR)):
+        began = time.monotonic()
+        rows = order[start : start + args.batch_size]
+        if training:
+            worker = workers[number % args.numworkers]
+            corners = torch.randint(0, margin + 1, (len(rows), 2), generator=worker).numpy()
+            flips = torch.randint(0, 1 + args.flip, (len(rows),), generator=mirror).numpy()
+        if number < first:  # a resumed epoch: only the generators had to advance
+            continue
+
+        # all, or with several at work this one's part; where it is empty, an image without a label
+        mine, part = part_of_batch(len(rows))
+        images = np.empty((len(rows[part]), 3, size, size), np.uint8)
+        for i, image in enumerate(images, part.start):
+            pixels = split.pixels[rows[i]]
+            if training:
+                top, left = corners[i]
+                crop = pixels[:, top : top + size, left : left + size]
+                image[:] = crop[:, :, ::-1] if flips[i] else crop
+            else:
+                image[:] = central_crop(pixels, size)
+
+        batch = SimpleNamespace(number=number, rows=rows[mine], part=part, count=len(rows))
+        batch.images = to_device(images, device, args.channels_last)
+        batch.labels = split.labels[batch.rows].to(device, non_blocking=True)
+        batch.genders = split.genders[batch.rows].to(device, non_blocking=True)
+        batch.known = split.genders[rows].isfinite().sum().item()
+        batch.seconds = time.monotonic() - began
+        yield batch
+
+
+def to_device(images, device, channels_last=0):
+    """float32 in [0, 1] on the device, of a uint8 batch (n, 3, S, S)."""
+    images = torch.from_numpy(images).to(device)
+    # by a tensor, as CUDA multiplies with 1/255 for a number; filled there, as copying one waits
+    images = images.float() / torch.full((), 255.0, device=device)
+    return images.contiguous(memory_format=torch.channels_last) if channels_last else images
+
+
+# %% Data augmentation [all]
+def augment_batch(batch, args, step):
+    """Change the images of ``batch`` as augment and mixup say. With mixup each is ``lam`` (n,) of
+    itself and the rest of the one as far from their other end (Zhang et al. 2018).
+
+    What is random is drawn by seed and step for the whole batch: so resumed runs draw the same."""
+    rng, device = np.random.default_rng((args.seed, step)), batch.images.device
+
+    if args.augment:
+        draws = rng.uniform(-1, 1, (batch.count, 21 if args.augment == 2 else 9))[batch.part]
+        draws = torch.tensor(draws).float().to(device, non_blocking=True)
+        batch.images = augment(batch.images, draws, args.augment)
+
+    batch.lam = None
+    if args.mixup:
+        lam = torch.tensor(rng.beta(args.mixup, args.mixup, batch.count)[batch.part]).float()
+        batch.lam = lam.to(device, non_blocking=True)
+        others = batch.images.flip(0)
+        batch.images = torch.lerp(others, batch.images, batch.lam[:, None, None, None])
+
+
+def augment(images, draws, level):
+    """Images, float32 (n, 3, S, S) in [0, 1], changed by ``draws``, (n, 9) from [-1, 1): rotated by
+    up to 10 degrees, scaled by up to exp(0.12), moved by up to 3 % of S (edge pixels repeated), and
+    contrast changed by up to 30 %, brightness by 25 %, each colour by 7 %. At ``level`` 2 rotation,
+    scale and move are twice as large, and with 12 draws more the images ``degrade``."""
+    rotation, scale, right, down = draws[:, :4].unbind(1)
+    contrast, brightness, colours = draws[:, 4:9, None, None].split((1, 1, 3), dim=1)
+
+    angle, size = level * math.radians(10) * rotation, torch.exp(level * 0.12 * scale)
+    cos, sin, move = size * angle.cos(), size * angle.sin(), level * 0.06
+    matrix = torch.stack([cos, -sin, move * right, sin, cos, move * down], 1).view(-1, 2, 3)
+    grid = F.affine_grid(matrix, images.shape, align_corners=False)
+    images = F.grid_sample(images, grid, padding_mode="border", align_corners=False)
+
+    mean = images.mean((1, 2, 3), keepdim=True)
+    images = (images - mean) * (1 + 0.3 * contrast) + mean * (1 + 0.25 * brightness)
+    images = (images * (1 + 0.07 * colours)).clamp(0, 1)
+    return degrade(images, draws[:, 9:]) if level == 2 else images
+
+
+def degrade(images, draws):
+    """Images, float32 (n, 3, S, S) in [0, 1], as photos may be, by ``draws``, (n, 12) from [-1, 1):
+    up to 40 % lighter or darker towards the right and the lower border, 15 % grey, the difference
+    from the mean of 5x5 pixels less (blurred) or more (sharpened) by up to 100 %, a quarter under a
+    rectangle with sides of S/6 to S/2."""
+    numbers, size = draws[:, :, None, None], images.shape[-1]
+    right, down, grey, detail, hidden, left, top, width, height = numbers[:, :9].unbind(1)
+    colours = numbers[:, 9:]
+
+    x = torch.linspace(-1, 1, size, device=images.device)
+    light = 1 + 0.4 * (right * x + down * x[:, None])
+    images = (images * light[:, None]).clamp(0, 1)
+    images = torch.where(grey[:, None] > 0.7, images.mean(1, keepdim=True), images)
+
+    mean = F.avg_pool2d(images, 5, stride=1, padding=2, count_include_pad=False)
+    images = torch.lerp(mean, images, 1 + detail[:, None]).clamp(0, 1)
+
+    inside = (x - left).abs() < (2 + width) / 6
+    inside = inside & ((x[:, None] - top).abs() < (2 + height) / 6) & (hidden > 0.5)
+    return torch.where(inside[:, None], (1 + colours) / 2, images)
+
+
+def mixed_costs(lam, cost_of, logits, targets, *imp):
+    """The images' costs (n,), with mixup ``lam`` of their own and the rest of the others'."""
+    logits = logits[: len(targets)]  # without the image that has no label
     costs = cost_of(logits, targets, *imp)
-    if share is None:
+    if lam is None:
         return costs
-    return torch.lerp(cost_of(logits, targets.flip(0), *imp), costs, share[: len(targets)])
+    return torch.lerp(cost_of(logits, targets.flip(0), *imp), costs, lam[: len(targets)])
 
 
-def batch_cost(network, split, rows, mine, images, share, imp, args, device):
-    """The mean age cost over the images of the batch ``rows``, with --gender 1 plus --gender_weight
-    times the mean over those of known gender; of several processes each has its part of both."""
-    with torch.autocast(device.type, torch.bfloat16, enabled=bool(args.amp)):
-        logits, gender_logits = network(images)
+# %% Optimiser and schedule [all]
+def build_optimizer(model, args):
+    """Adam, or with weight decay AdamW (Loshchilov and Hutter 2019). Adam moves no weight by more
+    than about its rate in a step: too little for CORAL's biases, which have to spread, so that
+    theirs is bias_lr times as high."""
+    weights = {1: [], args.bias_lr: []}  # by rate
+    for name, weight in model.named_parameters():
+        weights[args.bias_lr if name == "linear_1_bias" else 1].append(weight)
+    groups = [{"params": some, "lr": args.lr * rate} for rate, some in weights.items() if some]
 
-    # where ``mine`` is empty the one image that was computed is left out, and the cost is 0
-    labels = split.labels[rows[mine]].to(device, non_blocking=True)
-    cost = mixed_costs(share, cost_fn, logits, labels, imp).sum() / len(rows)
+    # without weight decay AdamW is Adam, to the bit if it is not fused; on CUDA False would be slow
+    fused = bool(args.fused) or None
+    return torch.optim.AdamW(groups, weight_decay=args.weight_decay, fused=fused)
 
-    if args.gender:
-        genders = split.genders[rows[mine]].to(device, non_blocking=True)
-        known = split.genders[rows].isfinite().sum().item()
-        gender_costs = mixed_costs(share, gender_cost_fn, gender_logits, genders)
-        cost = cost + args.gender_weight * gender_costs.sum() / max(known, 1)
-    return cost
+
+def build_schedule(optimizer, args, steps):
+    """The learning rate over ``steps``: constant, or with onecycle from lr/25 up to lr in the first
+    fifth and down to lr/250,000, both along a cosine (Smith and Topin 2019)."""
+    if not args.onecycle:
+        return torch.optim.lr_scheduler.ConstantLR(optimizer, factor=1)
+
+    # fewer than 6 steps would leave none to rise in
+    cycle = {"total_steps": max(steps, 6), "pct_start": 0.2, "cycle_momentum": False}
+    rates = [group["lr"] for group in optimizer.param_groups]
+    return torch.optim.lr_scheduler.OneCycleLR(optimizer, rates, **cycle)
 
 
 @torch.no_grad()
 def update_average(averaged, model, decay, step):
-    """Move the averaged weights and running statistics towards the model's; faster at first."""
+    """Move the exponential moving average of weights and running statistics towards the model's;
+    faster at first."""
     decay = min(decay, (1 + step) / (10 + step))
     floats, counts, now = [], [], model.state_dict()
     for name, mean in averaged.state_dict().items():
         (floats if mean.is_floating_point() else counts).append((mean, now[name]))
     torch._foreach_lerp_(*zip(*floats, strict=True), 1 - decay)  # on CUDA a few kernels for all
     torch._foreach_copy_(*zip(*counts, strict=True))
-
-
-def train(model, splits, args, device, checkpoint=None):
-    """Train ``model``, from ``checkpoint`` on if there is one. Returns the model to evaluate, which
-    is the average with --average and else ``model``, and the progress."""
-    split, count = splits["train"], len(splits["train"].files)
-    steps_per_epoch = math.ceil(count / args.batch_size)
-    last_batch = count // args.batch_size  # as the reference logs it, one too many if all are full
-    imp = task_importance_weights(split.labels) if args.imp_weight else torch.ones(1)
-    imp = imp.to(device)
-    state = training_state(model, splits, args, device, checkpoint)
-    progress = state.progress
-
-    for epoch in range(progress["epoch"], args.epochs):
-        state.network.train()
-        title, wait_began = f"epoch {epoch + 1}/{args.epochs}", time.monotonic()
-        epoch_began = wait_began - progress["seconds"]
-
-        for number, rows, mine, images in batches(split, args, True, progress["batch"], title):
-            images = to_device(images, device, args)
-            progress["waited"] += time.monotonic() - wait_began
-            step = epoch * steps_per_epoch + number
-            images, share = random_changes(images, args, step, len(rows), at_least_one(mine))
-
-            # forward and cost
-            cost = batch_cost(state.network, split, rows, mine, images, share, imp, args, device)
-            state.epoch_cost += cost.detach().double() * len(rows)
-            # on CUDA, reading the cost makes the device wait: only where it is logged
-            if device.type == "cpu" or number % args.log_every == 0:
-                cost_value = all_sum(cost.detach().clone()).item()
-                if not math.isfinite(cost_value):
-                    refuse(f"the cost is {cost_value} in epoch {epoch + 1}, batch {number}", 1)
-
-            # backward and step; DistributedDataParallel divides by the number of processes
-            state.optimizer.zero_grad()
-            (cost * PROCESSES).backward()
-            state.optimizer.step()
-            state.schedule.step()
-            if args.average:
-                update_average(state.averaged, model, args.average, step)
-
-            # log, and a checkpoint where it is time for one or a signal has come
-            if number % args.log_every == 0:
-                batch = f"{epoch + 1:03d}/{args.epochs:03d} | Batch {number:04d}/{last_batch:04d}"
-                log(args, f"Epoch: {batch} | Cost: {cost_value:.4f}")
-            wait_began = time.monotonic()
-            progress |= {"epoch": epoch, "batch": number + 1, "seconds": wait_began - epoch_began}
-            checkpoint_if_due(args, state)
-
-        end_epoch(epoch, splits, args, device, state)
-    return state.averaged, progress
 
 
 # %% Evaluation [all]
@@ -434,22 +537,22 @@ def compute_mae_and_mse(labels, predicted):
 
 
 @torch.no_grad()
-def predict_batch(model, images, device, args, training=False):
-    """Probabilities (n, K-1), for ce (n, K), and P(male) (n,), 0 without a gender output, of uint8
-    (n, 3, S, S); with --flip 1 the means of those of each image and its mirror image, with --shifts
-    1 of the image moved by a pixel to each corner, unless these are ``training`` images."""
-    images = to_device(images, device, args)
-    views = [images, images.flip(3)] if args.flip else [images]
-    if args.shifts and not training:  # with --flip 1 two of the four are mirrored
+def predict_batch(model, images, flip=0, shifts=0):
+    """Probabilities (n, K-1), for ce (n, K), and P(male) (n,), nan without a gender output, of
+    images, float32 (n, 3, S, S) in [0, 1]. Test-time augmentation: with ``flip`` the means of the
+    answers for image and mirror image, with ``shifts`` for the image moved by a pixel to each
+    corner, of which with both two are mirrored."""
+    views = [images, images.flip(3)] if flip else [images]
+    if shifts:
         larger, size = F.pad(images, (1, 1, 1, 1), mode="replicate"), images.shape[-1]
         views = [larger[..., y : y + size, x : x + size] for y in (0, 2) for x in (0, 2)]
-        views[1:3] = [view.flip(3) if args.flip else view for view in views[1:3]]
-    probas, male = 0, torch.zeros(len(images), device=device)
+        views[1:3] = [view.flip(3) if flip else view for view in views[1:3]]
+
+    probas, male = 0, 0
     for view in views:
-        logits, gender_logits = model(view)  # in float32 also with --amp 1
+        logits, gender_logits = model(view)  # in float32 also with amp
         probas = probas + compute_probas(logits) / len(views)
-        if gender_logits is not None:
-            male = male + gender_logits.sigmoid() / len(views)
+        male = male + gender_logits.sigmoid() / len(views)
     return probas, male
 
 
@@ -458,14 +561,14 @@ def evaluate(model, split, args, device, training=False):
     """Returns probabilities float32 (N, K-1), for ce (N, K), and P(male) (N,), in the CSV's row
     order; with ``training`` of random crops, as the reference evaluates its training images."""
     model.eval()
-    same_in_all_processes(model)
-    probas, male = torch.zeros(len(split.files), NUM_PROBAS), torch.zeros(len(split.files))
-    for _, rows, mine, images in batches(split, args, training):
-        some_probas, some_male = predict_batch(model, images, device, args, training)
-        count = len(rows[mine])
-        probas[rows[mine]], male[rows[mine]] = some_probas[:count].cpu(), some_male[:count].cpu()
-        exit_on_signal(*all_max(stop.signal), args)  # all end if any has got one
-    return all_sum(probas), all_sum(male)
+    share_weights(model)
+    probas, male = torch.zeros(len(split.labels), NUM_PROBAS), torch.zeros(len(split.labels))
+    for batch in batches(split, args, device, training):
+        shifts = args.shifts and not training
+        answers = predict_batch(model, batch.images, args.flip, shifts)
+        probas[batch.rows], male[batch.rows] = (x[: len(batch.rows)].cpu() for x in answers)
+        end_if_asked(args)
+    return total(probas), total(male)
 
 
 def score(split, probas, male):
@@ -478,13 +581,13 @@ def score(split, probas, male):
     return scores
 
 
-def validate(epoch, split, args, device, state):
-    """Returns MAE and RMSE on the validation rows; the weights of the best epoch are kept. Epochs
-    count from 0 here, as in the logs of the paper's authors."""
+def validate(state, split, args, device):
+    """MAE and RMSE on the validation rows; the weights of the best epoch are kept. Epochs count
+    from 0 here, as in the logs of the paper's authors."""
     with torch.random.fork_rng(devices=[]):  # training goes on as it would without
         now = score(split, *evaluate(state.averaged, split, args, device))
 
-    best = state.progress["best"]
+    epoch, best = state.progress["epoch"], state.progress["best"]
     if not best or now["mae"] < best["mae"]:
         best = state.progress["best"] = {"epoch": epoch, **now}
         save_model(args.outpath / "best_model.pt", state.averaged)
@@ -495,7 +598,7 @@ def validate(epoch, split, args, device, state):
     return now["mae"], now["rmse"]
 
 
-# %% From here on: settings, files, fast convolutions, processes, resuming, the command line [all]
+# %% From here on: settings, files, processes, resuming, the command line [all]
 # For `uv run`, which then needs no environment; the same as requirements.txt.
 # /// script
 # requires-python = ">=3.10,<3.15"
@@ -511,42 +614,35 @@ def validate(epoch, split, args, device, state):
 
 
 # %% Settings [all]
-SETTINGS = {  # option: (paper, fast, lowest, highest, meaning); what has no lowest is a path
-    "train_csv": (TRAIN_CSV_PATH, TRAIN_CSV_PATH, None, None, "training rows"),
-    "valid_csv": (None, None, None, None, "rows to choose the best epoch on"),
-    "test_csv": (TEST_CSV_PATH, TEST_CSV_PATH, None, None, "test rows"),
-    "image_path": (IMAGE_PATH, IMAGE_PATH, None, None, "folder of the image names in the CSVs"),
-    "trust_csv": (0, 0, 0, 1, "1: go on though ages in the CSVs are not those of the file names"),
-    "skip_missing": (0, 0, 0, 1, "1: leave out rows whose image file is missing"),
-    "seed": (-1, -1, -1, 2**63 - 2, "for weights, order and crops; -1: a fresh one, recorded"),
-    "epochs": (200, 16, 1, 10**6, "passes over the training images"),
-    "batch_size": (256, 64, 1, 10**6, "images in a step; the last one of an epoch may have fewer"),
-    "image_size": (120, 64, 33, 1024, "side of the network's input in pixels"),
-    "imp_weight": (0, 0, 0, 1, "1: task importance weights"),
-    "gender": (0, 0, 0, 1, "1: learn P(male) as well"),
-    "gender_weight": (1.0, 1.0, 0, 1e3, "of the gender cost, beside the age cost's 1"),
-    "prior_bias": (0, 1, 0, 1, "1: start the output biases at the training labels' frequencies"),
-    "init_from": (None, None, None, None, "state dict whose backbone weights to start from"),
-    "lr": (0.0005, 0.001, 1e-12, 1e3, "learning rate; the highest one with --onecycle 1"),
-    "bias_lr": (1.0, 1.0, 1e-3, 1e3, "learning rate of CORAL's biases, as a multiple of --lr"),
-    "onecycle": (0, 1, 0, 1, "1: the learning rate rises for a fifth of the steps, then falls"),
-    "weight_decay": (0.0, 0.05, 0, 1e3, "decoupled weight decay; Adam becomes AdamW"),
-    "fused": (0, 1, 0, 1, "1: the optimiser's step in one pass (faster, rounded otherwise)"),
-    "average": (0.0, 0.998, 0, 0.999999, "decay of the averaged weights that are evaluated"),
-    "flip": (0, 1, 0, 1, "1: mirror training images at random; answer for image and mirror image"),
-    "shifts": (0, 0, 0, 1, "1: answer for the image moved by a pixel to each corner (four views)"),
-    "augment": (0, 0, 0, 2, "1: turn, scale, move, recolour training images; 2: worsen them too"),
-    "mixup": (0.0, 0.0, 0, 1e3, "blend images and their costs, by shares from Beta(mixup, mixup)"),
-    "numworkers": (4, 4, 1, 1024, "data streams; another number gives other crops"),
-    "cuda": (-1, -1, -1, 1023, "CUDA device number; -1: the CPU"),
-    "amp": (0, 0, 0, 1, "1: train in bfloat16 (faster where the processor has its arithmetic)"),
-    "channels_last": (0, 1, 0, 1, "1: channels-last memory format"),
-    "log_every": (50, 50, 1, 10**9, "batches from one cost line to the next"),
-    "checkpoint_minutes": (10.0, 10.0, 0, 1e9, "time between checkpoints within an epoch"),
-    "cache_dir": (None, None, None, None, "folder for decoded pixels; None: the temporary one"),
+# the rows of RECIPES that have a flag of their own
+FLAGS = "epochs batch_size lr image_size imp_weight augment gender gender_weight amp".split()
+PATHS = {  # option: (default, meaning)
+    "train_csv": (TRAIN_CSV_PATH, "training rows"),
+    "valid_csv": (VALID_CSV_PATH, "rows to choose the best epoch on"),
+    "test_csv": (TEST_CSV_PATH, "test rows"),
+    "image_path": (IMAGE_PATH, "folder of the image names in the CSVs"),
+    "init_from": (None, "state dict to fine-tune: backbone weights to start from"),
+    "cache_dir": (None, "folder for decoded pixels; None: the temporary one"),
 }
-PATHS = {name for name, row in SETTINGS.items() if row[2] is None}
-FREE_ON_RESUME = PATHS - {"init_from"} | {"cuda", "log_every", "checkpoint_minutes", "trust_csv"}
+NUMBERS = {  # option: (default, meaning)
+    "skip_missing": (0, "1: leave out rows whose image file is missing"),
+    "seed": (-1, "for weights, order and crops; -1: a fresh one, recorded"),
+    "numworkers": (4, "data streams; another number gives other crops"),
+    "cuda": (-1, "CUDA device number; -1: the CPU"),
+    "log_every": (50, "batches from one cost line to the next"),
+    "checkpoint_minutes": (10.0, "time between checkpoints within an epoch"),
+}
+# fmt: off
+LIMITS = {  # lowest and highest value; of what is not named here 0 and 1
+    "epochs": (1, 10**6), "batch_size": (1, 10**6), "lr": (1e-12, 1e3), "image_size": (33, 1024),
+    "augment": (0, 2), "gender_weight": (0, 1e3), "bias_lr": (1e-3, 1e3), "weight_decay": (0, 1e3),
+    "average": (0, 0.999999), "mixup": (0, 1e3), "seed": (-1, 2**63 - 2), "numworkers": (1, 1024),
+    "cuda": (-1, 1023), "log_every": (1, 10**9), "checkpoint_minutes": (0, 1e9),
+}
+# fmt: on
+COLUMNS = "paper", "fast", "long"
+FREE_ON_RESUME = {*PATHS, "cuda", "log_every", "checkpoint_minutes"} - {"init_from"}
+GONE = {"trust_csv"}  # options of older versions that change no number
 
 
 def refuse(message, code=2):
@@ -570,43 +666,78 @@ def warn(message):
         tqdm.write(f"{Path(__file__).name}: warning: {message}", file=sys.stderr)
 
 
+def recipe_row(text):
+    """(name, value) of what --set was given, such as mixup=0.2."""
+    name, _, value = text.partition("=")
+    if name not in RECIPES:
+        raise argparse.ArgumentTypeError(f"{text}: no row of RECIPES is named {name!r}")
+    return name, type(RECIPES[name][0])(value)
+
+
+def make_parser():
+    """The command line, in groups as --help shows them."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
+    parser.error = refuse
+    data, recipe, run = map(parser.add_argument_group, ("data", "recipe", "run"))
+
+    def add(group, name, kind, meaning, default):
+        meaning = f"{meaning} ({default})".replace("%", "%%")  # a folder may be named so
+        group.add_argument(f"--{name}", type=kind, help=meaning)
+
+    for name, (default, meaning) in PATHS.items():
+        add(data, name, Path, meaning, default)
+    for name, (default, meaning) in NUMBERS.items():
+        add(data if name == "skip_missing" else run, name, type(default), meaning, default)
+
+    columns = "column of the table RECIPES in this script, for what is not given (paper)"
+    recipe.add_argument("--recipe", choices=COLUMNS, help=columns)
+    for name in FLAGS:
+        *values, meaning = RECIPES[name]
+        default = "/".join(map(str, values if len(set(values)) > 1 else values[:1]))
+        add(recipe, name, type(values[0]), meaning, default)
+    others = {n: RECIPES[n][-1].replace("%", "%%") for n in RECIPES if n not in FLAGS}
+    others = "; ".join(f"{name}: {meaning}" for name, meaning in others.items())
+    given = {"nargs": "+", "action": "extend", "type": recipe_row, "metavar": "ROW=VALUE"}
+    recipe.add_argument("--set", **given, default=[], help=f"change rows of the table ({others})")
+
+    run.add_argument("--outpath", type=Path, required=True, help="folder that receives the run")
+    either = run.add_mutually_exclusive_group()
+    either.add_argument("--resume", action="store_true", help="go on with the run, or start it")
+    either.add_argument("--overwrite", action="store_true", help="replace the run in --outpath")
+    return parser
+
+
 def parse_settings(argv, earlier=None):
     """The settings as an argparse namespace, checked. What is not given is that of the ``earlier``
     settings, those of the run to resume, or else what --recipe says."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
-    parser.error = refuse
-    parser.add_argument("--outpath", type=Path, required=True, help="folder that receives the run")
-    recipes = "the settings' defaults: the paper's, or others for a fraction of the time (paper)"
-    parser.add_argument("--recipe", choices=("paper", "fast"), help=recipes)
-    for name, (paper, fast, *_, meaning) in SETTINGS.items():
-        kind = Path if name in PATHS else type(paper)
-        default = f"({paper})" if paper == fast else f"(paper: {paper}, fast: {fast})"
-        meaning = f"{meaning} {default}".replace("%", "%%")  # a folder may be named so
-        parser.add_argument(f"--{name}", type=kind, help=meaning)
-    either = parser.add_mutually_exclusive_group()
-    either.add_argument("--resume", action="store_true", help="go on with the run, or start it")
-    either.add_argument("--overwrite", action="store_true", help="replace the run in --outpath")
-    args = parser.parse_args(argv)
+    for word in sys.argv[1:] if argv is None else argv:
+        name = word.partition("=")[0].removeprefix("--")
+        row = word.startswith("--") and name in RECIPES and name not in FLAGS
+        need(not row, f"--{name} is no option, but a row of the recipe: --set {name}=VALUE")
+    args = make_parser().parse_args(argv)
+    vars(args).update(args.set)
+    del args.set
 
     # what is not given; an option that the earlier run did not know was as in the paper for it
     earlier = earlier or {}
     args.recipe = args.recipe or earlier.get("recipe", "paper")
-    for name, (paper, fast, low, high, _) in SETTINGS.items():
-        value = getattr(args, name)
+    column = 0 if earlier else COLUMNS.index(args.recipe)
+    defaults = {name: row[column] for name, row in RECIPES.items()}
+    defaults |= {name: default for name, (default, _) in (PATHS | NUMBERS).items()}
+    for name, default in defaults.items():
+        value = getattr(args, name, None)
         if value is None:
-            value = earlier.get(name, fast if args.recipe == "fast" and not earlier else paper)
+            value = earlier.get(name, default)
             value = Path(value) if name in PATHS and value is not None else value
             setattr(args, name, value)
+        low, high = LIMITS.get(name, (0, 1))
         right = name in PATHS or low <= value <= high
-        need(right, f"--{name} {value}: must be from {low} to {high}")
+        how = f"--{name} {value}" if name in FLAGS or name in NUMBERS else f"--set {name}={value}"
+        need(right, f"{how}: must be from {low} to {high}")
 
     need(
         task_importance_weights or not args.imp_weight,
         f"--imp_weight 1: {LOSS} has no tasks to weigh; leave it out",
-    )
-    need(
-        LOSS == "coral" or args.bias_lr == 1,
-        f"--bias_lr {args.bias_lr}: {LOSS} has no biases with a rate of their own; leave it out",
     )
     # with torchrun, process i of a machine uses device i
     last = LOCAL_PROCESSES - 1 if PROCESSES > 1 and args.cuda >= 0 else args.cuda
@@ -642,17 +773,17 @@ def read_table(csv):
     return table, hashlib.sha256(content).hexdigest()
 
 
-def check_labels(csv, table, trust):
-    """The labels, whole numbers; refuses others, and, unless ``trust`` is set, a column of ages
-    where labels are due (or the other way round), as most file names tell."""
+def check_labels(csv, table):
+    """The labels, whole numbers; refuses others, and warns of a column of ages where labels are due
+    (or the other way round), as most file names tell."""
     names, labels = table[FILE_COLUMN], pd.to_numeric(table["age"], errors="coerce")
     told = names.str.extract(AGE_IN_NAME)[0].astype(float)
     off = (labels + YOUNGEST_AGE - told).dropna()
     usual, share = off.median(), (off == off.median()).mean()
     due = f"the age in years minus {YOUNGEST_AGE}" if YOUNGEST_AGE else "the age in years"
-    if len(off) > len(names) / 2 and usual and share > 0.9 and not trust:
+    if len(off) > len(names) / 2 and usual and share > 0.9:
         what = f"the column 'age' of {share:.0%} of the rows differs from the file name's age"
-        refuse(f"{csv}: {what} by {abs(usual):g} years; it must be {due}; --trust_csv 1 goes on")
+        warn(f"{csv}: {what} by {abs(usual):g} years; it must be {due}")
 
     wrong = np.flatnonzero(~(labels.between(0, NUM_CLASSES - 1) & (labels % 1 == 0)))
     if len(wrong):
@@ -672,6 +803,17 @@ def check_genders(csv, table):
     return genders.to_numpy(np.float32)
 
 
+def read_splits(args):
+    """{name: split} of the training, validation and test rows, checked."""
+    csvs = {"train": args.train_csv, "valid": args.valid_csv, "test": args.test_csv}
+    splits = {name: read_split(csv, args) for name, csv in csvs.items() if csv}
+
+    lacking = [split.facts.get("missing_sha256") for split in splits.values()]
+    same = all(other == lacking for other in all_gather(lacking))
+    need(same, "--skip_missing 1: on some machines other images are missing than on this one")
+    return splits
+
+
 def read_split(csv, args):
     """The rows of a CSV, checked: its table (text), labels int64 (N,), genders float32 (N,) with
     nan where unknown, image files, and facts for run.json. load_pixels adds the pixels."""
@@ -685,7 +827,7 @@ def read_split(csv, args):
     missing = np.array([not exists(name) for name in names])
     files = np.array([os.path.join(args.image_path, name) for name in names], object)
     table[FILE_COLUMN] = names
-    labels = check_labels(csv, table, args.trust_csv)
+    labels = check_labels(csv, table)
     genders = check_genders(csv, table) if args.gender else np.full(len(table), np.nan, np.float32)
     facts = {"csv": str(csv), "csv_sha256": digest}
 
@@ -738,7 +880,7 @@ def load_pixels(splits, args):
     """Decode all images once, into a file that the processes of a machine map, and give each
     split its ``pixels``, uint8 (N, 3, R, R). The file loses its name before the first image is
     decoded, so nothing stays in --cache_dir, however the run ends (but on Windows it does)."""
-    side = round(args.image_size * 128 / 120)
+    side = decoded_side(args.image_size)
     shape = (sum(len(split.files) for split in splits.values()), 3, side, side)
     folder, leads = args.cache_dir, LOCAL_RANK == 0
     try:
@@ -805,18 +947,19 @@ def decode(split, args):
     return digest.hexdigest()
 
 
-# %% Convolutions on a CPU [all]
+# %% Convolutions in bfloat16 on a CPU [all]
 class Conv3x3(nn.Conv2d):
-    """3x3 convolution, padding 1, no bias. Where oneDNN's gradients are slow, in training on a CPU
-    and for outputs of at most 2x2, channels-last maps are multiplied by one matrix instead."""
+    """3x3 convolution, padding 1, no bias. Where oneDNN's gradients are slow, in training in
+    bfloat16 and for outputs of at most 2x2, channels-last maps are multiplied by one matrix."""
 
     def __init__(self, in_channels, channels, stride=1):
         super().__init__(in_channels, channels, 3, stride, padding=1, bias=False)
 
     def forward(self, x):
         side, step = x.shape[-1], self.stride[0]
+        small = self.training and x.device.type == "cpu" and side <= 2 * step
         last = x.is_contiguous(memory_format=torch.channels_last)
-        if not (self.training and x.device.type == "cpu" and last and side <= 2 * step):
+        if not (small and last and torch.is_autocast_enabled("cpu")):
             return super().forward(x)
 
         # the nine inputs of each output, one after the other: (batch, height, width, 9 channels)
@@ -824,20 +967,6 @@ class Conv3x3(nn.Conv2d):
         taps = [padded[:, i : i + side : step, j : j + side : step] for i, j in np.ndindex(3, 3)]
         matrix = self.weight.permute(0, 2, 3, 1).flatten(1)
         return F.linear(torch.cat(taps, 3), matrix).permute(0, 3, 1, 2)
-
-
-# %% Copies to a CUDA device [all]
-copy_stream = functools.cache(torch.cuda.Stream)  # of a device
-
-
-def copied_meanwhile(images, device):
-    """The images on the device; to a CUDA device they are copied while it computes."""
-    if device.type == "cuda":
-        with torch.cuda.stream(copy_stream(device)):
-            images = images.pin_memory().to(device, non_blocking=True)
-        torch.cuda.current_stream(device).wait_stream(copy_stream(device))
-        images.record_stream(torch.cuda.current_stream(device))
-    return images
 
 
 # %% Several processes [all]
@@ -849,7 +978,7 @@ NO_BAR = None if RANK == 0 else True  # for tqdm: None shows a bar on terminals 
 stop = SimpleNamespace(signal=0)  # the number of the signal that has come
 
 
-def all_sum(tensor):
+def total(tensor):
     """``tensor``, summed over the processes in place; clone what must stay."""
     if PROCESSES > 1:
         dist.all_reduce(tensor)
@@ -874,32 +1003,57 @@ def all_gather(value):
 
 def wait_for_all():
     """Return once all processes have called this: none can have the sum before."""
-    all_sum(torch.zeros(1))
+    total(torch.zeros(1))
 
 
-def part_of_this_process(count):
-    """The slice of a batch of ``count`` images that is this process's; it may be empty."""
+def part_of_batch(count):
+    """Two slices of a batch of ``count`` images: this process's part, which may be empty, and what
+    it computes, as every process must compute in every step: then the first image."""
     start, end = (math.ceil(count * rank / PROCESSES) for rank in (RANK, RANK + 1))
-    return slice(start, end)
+    return slice(start, end), slice(start, end) if start < end else slice(0, 1)
 
 
-def at_least_one(part):
-    """``part`` of a batch, or if it is empty the batch's first image."""
-    return part if part.start < part.stop else slice(0, 1)
+def select_device(args):
+    """The device that --cuda names; of several processes each has its own."""
+    if args.cuda < 0:
+        return torch.device("cpu")
+    device = torch.device("cuda", LOCAL_RANK if PROCESSES > 1 else args.cuda)
+    torch.cuda.set_device(device)
+    torch.backends.cudnn.deterministic = True  # else a resumed run would not end the same
+    return device
+
+
+def place(model, device, args):
+    """``model`` on the device; on several GPUs its batch norms see the whole batch."""
+    if device.type == "cuda" and PROCESSES > 1:
+        model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+    return model.to(device, memory_format=torch.channels_last if args.channels_last else None)
 
 
 def across_processes(model, device):
     """The network to train: ``model``, with several processes one that adds up their gradients."""
     if PROCESSES == 1:
         return model
-    return DistributedDataParallel(model, [device] if device.type == "cuda" else None)
+
+    def add_up(_, bucket):  # each process's cost is its part of the whole: a sum, no mean
+        summed = dist.all_reduce(bucket.buffer(), async_op=True).get_future()
+        return summed.then(lambda future: future.value()[0])
+
+    network = DistributedDataParallel(model, [device] if device.type == "cuda" else None)
+    network.register_comm_hook(None, add_up)
+    return network
 
 
-def same_in_all_processes(model):
+def share_weights(model):
     """Give all processes the weights and running statistics of rank 0, which saves them."""
     if PROCESSES > 1:
         for tensor in model.state_dict().values():
             dist.broadcast(tensor, 0)
+
+
+def end_if_asked(args):
+    """End all processes, to be resumed, if any has got a signal."""
+    exit_on_signal(*all_max(stop.signal), args)
 
 
 def exit_on_signal(number, args=None):
@@ -969,19 +1123,11 @@ def append_line(path, line):
 
 
 def log(args, line):
-    """Add a line to training.log and print it; what it is printed to may get full or be closed."""
+    """Add a line to training.log and print it."""
     append_line(args.outpath / "training.log", line)
     if RANK == 0:
-        try:
-            tqdm.write(line)
-            sys.stdout.flush()
-        except OSError as error:
-            nowhere = os.open(os.devnull, os.O_WRONLY)
-            os.dup2(nowhere, sys.stdout.fileno())
-            try:
-                warn(f"standard output: {error.strerror}; training.log has its lines")
-            except OSError:  # it is the same file
-                os.dup2(nowhere, sys.stderr.fileno())
+        tqdm.write(line)
+        sys.stdout.flush()
 
 
 def save_model(path, model):
@@ -1059,28 +1205,31 @@ def locked(out):
 PARTS = ("model", "averaged", "optimizer", "schedule")  # of the training state
 
 
-def training_state(model, splits, args, device, checkpoint):
-    """All that changes in training, in a namespace: at its start, or as ``checkpoint`` has it."""
-    steps = args.epochs * math.ceil(len(splits["train"].files) / args.batch_size)
-    optimizer, schedule = optimisation(model, args, steps)
-    progress = {"epoch": 0, "batch": 0, "minutes": 0.0, "seconds": 0.0, "waited": 0.0, "best": {}}
-    state = SimpleNamespace(
+def training_state(model, averaged, optimizer, schedule):
+    """All that changes in training, in a namespace, at its start."""
+    device, now = next(model.parameters()).device, time.monotonic()
+    return SimpleNamespace(
         model=model,
-        averaged=copy.deepcopy(model) if args.average else model,  # evaluated and saved
+        network=across_processes(model, device),
+        averaged=averaged,  # evaluated and saved
         optimizer=optimizer,
         schedule=schedule,
-        progress=progress,
+        progress={
+            "epoch": 0,
+            "batch": 0,
+            "minutes": 0.0,
+            "seconds": 0.0,
+            "waited": 0.0,
+            "best": {},
+        },
         # this process's part, summed over images; in double precision sums of float32 are exact,
         # so that it does not matter how a checkpoint shares them out
         epoch_cost=torch.zeros((), dtype=torch.float64, device=device),
+        rng=torch.get_rng_state(),  # a resumed epoch draws its order and crops from it again
+        began=now,
+        epoch_began=now,
+        saved=now,
     )
-    if checkpoint:
-        restore(checkpoint, args, state)
-    state.rng = torch.get_rng_state()  # a resumed epoch draws its order and crops from it again
-    state.network = across_processes(model, device)
-    state.saved = time.monotonic()
-    state.began = state.saved - 60 * progress["minutes"]
-    return state
 
 
 def save_checkpoint(args, state):
@@ -1095,7 +1244,7 @@ def save_checkpoint(args, state):
         state.progress[name] = file.stat().st_size if file.exists() else 0
     saved = {name: getattr(state, name).state_dict() for name in PARTS}
     saved |= {"progress": state.progress, "rng": state.rng}
-    saved |= {"epoch_cost": all_sum(state.epoch_cost.clone())}
+    saved |= {"epoch_cost": total(state.epoch_cost.clone())}
     saved["run"] = [Path(__file__).name, args.seed]
     try:
         write_file(args.outpath / "checkpoint.pt", lambda file: torch.save(saved, file))
@@ -1103,34 +1252,49 @@ def save_checkpoint(args, state):
         warn(f"{error.filename} was not written, an older one stays: {error.strerror}")
 
 
-def checkpoint_if_due(args, state):
-    """Save a checkpoint where it is time for one or a signal has come, which then ends the run."""
+def after_step(state, split, batch, cost, args):
+    """Count the step and log its cost; save a checkpoint where it is time for one, the validation
+    comes next, or a signal has come, which then ends the run."""
+    progress, cost = state.progress, cost.detach()
+    state.epoch_cost += cost.double() * batch.count
+    logged = batch.number % args.log_every == 0
+    last_batch = len(split.files) // args.batch_size  # as in the reference: 1 too many if all full
+
+    # on CUDA, reading the cost makes the device wait: only where it is logged
+    if logged or cost.device.type == "cpu":
+        value, epoch = total(cost.clone()).item(), progress["epoch"] + 1
+        if not math.isfinite(value):
+            refuse(f"the cost is {value} in epoch {epoch}, batch {batch.number}", 1)
+        if logged:
+            where = f"{epoch:03d}/{args.epochs:03d} | Batch {batch.number:04d}/{last_batch:04d}"
+            log(args, f"Epoch: {where} | Cost: {value:.4f}")
+
+    progress["batch"] = batch.number + 1
+    progress["seconds"] = time.monotonic() - state.epoch_began
+    progress["waited"] += batch.seconds
     signalled, since = all_max(stop.signal, time.monotonic() - state.saved)
-    if signalled or since > 60 * args.checkpoint_minutes:
+    validates = args.valid_csv and progress["batch"] * args.batch_size >= len(split.files)
+    if signalled or validates or since > 60 * args.checkpoint_minutes:
         save_checkpoint(args, state)
     exit_on_signal(signalled, args)
 
 
-def end_epoch(epoch, splits, args, device, state):
-    """Validate if there is a --valid_csv, add the epoch to log and history, and save a checkpoint,
-    before the validation as well."""
-    progress, count = state.progress, len(splits["train"].files)
-    cost, seconds = all_sum(state.epoch_cost.clone()).item() / count, progress["seconds"]
-    row = [epoch + 1, cost, seconds, progress["waited"], count / seconds]
+def after_epoch(state, split, args, validation):
+    """Add the epoch to log and history, with the validation's MAE and RMSE, and save a
+    checkpoint."""
+    progress, count = state.progress, len(split.files)
+    cost, seconds = total(state.epoch_cost.clone()).item() / count, progress["seconds"]
+    row = [progress["epoch"] + 1, cost, seconds, progress["waited"], count / seconds, *validation]
 
-    mae, rmse = "", ""
-    if "valid" in splits:
-        save_checkpoint(args, state)  # a signal in the validation loses nothing
-        mae, rmse = validate(epoch, splits["valid"], args, device, state)
-
-    progress |= {"epoch": epoch + 1, "batch": 0, "seconds": 0.0, "waited": 0.0}
+    progress |= {"epoch": progress["epoch"] + 1, "batch": 0, "seconds": 0.0, "waited": 0.0}
     progress["minutes"] = (time.monotonic() - state.began) / 60
     log(args, f"Time elapsed: {progress['minutes']:.2f} min")
-    append_line(args.outpath / "history.csv", ",".join(map(str, [*row, mae, rmse])))
+    append_line(args.outpath / "history.csv", ",".join(map(str, row)))
 
     state.epoch_cost.zero_()
     state.rng = torch.get_rng_state()
     save_checkpoint(args, state)
+    state.epoch_began = time.monotonic()
 
 
 def restore(checkpoint, args, state):
@@ -1142,6 +1306,9 @@ def restore(checkpoint, args, state):
             state.epoch_cost += checkpoint["epoch_cost"].to(state.epoch_cost.device)
         for name in PARTS:
             getattr(state, name).load_state_dict(checkpoint[name])
+        state.rng = checkpoint["rng"]
+        state.began -= 60 * state.progress["minutes"]
+        state.epoch_began -= state.progress["seconds"]
         sizes = {name: state.progress[name] for name in ("training.log", "history.csv")}
     if RANK == 0:
         for name, size in sizes.items():
@@ -1182,11 +1349,13 @@ def check_settings(before, args):
     check_equal("number of processes", before["processes"], PROCESSES)
     check_equal("--seed", before["seed"], before["seed"] if args.seed == -1 else args.seed)
     now, advice = plain(args), "leave it out"
-    for name, (paper, *_) in {"recipe": ("paper",), **SETTINGS}.items():
+    defaults = {"recipe": "paper", **{name: row[0] for name, row in (RECIPES | NUMBERS).items()}}
+    for name, default in (defaults | {"init_from": None}).items():
         if name not in FREE_ON_RESUME and name != "seed":
-            check_equal(f"--{name}", before["settings"].get(name, paper), now[name], advice)
+            what = f"--{name}" if name not in RECIPES or name in FLAGS else f"--set {name}"
+            check_equal(what, before["settings"].get(name, default), now[name], advice)
     for name, value in before["settings"].items():
-        known = name in now or not value  # what is 0 was off
+        known = name in now or name in GONE or not value  # what is 0 was off
         need(known, f"--resume: the run has --{name} {value}: go on with the script that began it")
 
 
@@ -1210,18 +1379,6 @@ def init_backbone(model, path):
         for name, tensor in model.state_dict().items():
             if name.startswith(("conv", "bn", "layer")) and "num_batches" not in name:
                 tensor.copy_(given[name].view_as(tensor))
-
-
-def build_model(args, splits, checkpoint):
-    """The network with its first weights, which depend on nothing but the seed and the options (a
-    ``checkpoint`` will replace them)."""
-    torch.manual_seed(args.seed)  # nothing else may draw from here to the first pass
-    model = ResNet34(args.gender, args.seed)
-    if args.prior_bias:
-        set_prior_bias(model, splits["train"].labels)
-    if args.init_from and not checkpoint:
-        init_backbone(model, args.init_from)
-    return model
 
 
 def begin_run_folder(args, facts, device):
@@ -1264,55 +1421,32 @@ def evaluate_all(model, prefix, splits, args, device):
     return metrics, lines if args.gender else lines[:1]
 
 
-def train_and_test(args, before, checkpoint):
-    """Train, evaluate and save; ``before`` and ``checkpoint`` are those of a run to resume."""
-    device = torch.device("cpu")
-    if args.cuda >= 0:
-        device = torch.device("cuda", LOCAL_RANK if PROCESSES > 1 else args.cuda)
-        torch.cuda.set_device(device)
-        torch.backends.cudnn.deterministic = True  # else a resumed run would not end the same
-
-    # data and model
-    csvs = {"train": args.train_csv, "valid": args.valid_csv, "test": args.test_csv}
-    splits = {n: read_split(c, args) for n, c in csvs.items() if c}
-    lacking = [split.facts.get("missing_sha256") for split in splits.values()]
-    same = all(other == lacking for other in all_gather(lacking))
-    need(same, "--skip_missing 1: on some machines other images are missing than on this one")
-    model = build_model(args, splits, checkpoint)
-    load_pixels(splits, args)
-    if device.type == "cuda" and PROCESSES > 1:
-        model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
-    model.to(device, memory_format=torch.channels_last if args.channels_last else None)
-
-    # run folder
+def begin_record(args, splits, device, earlier):
+    """What will be run.json; the run folder is made ready, or checked to be of the same data."""
     facts = describe(args, splits, device)
-    if args.init_from and checkpoint:  # not needed any more, and maybe gone
-        facts["init_from_sha256"] = before.get("init_from_sha256")
+    if args.init_from and earlier.checkpoint:  # not needed any more, and maybe gone
+        facts["init_from_sha256"] = earlier.facts.get("init_from_sha256")
     elif args.init_from:
         facts["init_from_sha256"] = hashlib.sha256(args.init_from.read_bytes()).hexdigest()
-    if before and RANK == 0:
-        check_data(before, facts)
-    if not checkpoint:
+    if earlier.facts and RANK == 0:
+        check_data(earlier.facts, facts)
+    if not earlier.checkpoint:
         begin_run_folder(args, facts, device)
+    return facts
 
-    # training, and the evaluation of the last epoch's weights and of the best's
-    model, progress = train(model, splits, args, device, checkpoint)
-    began = time.monotonic() - 60 * progress["minutes"]
-    facts["metrics"], lines = evaluate_all(model, "", splits, args, device)
-    save_model(args.outpath / "model.pt", model)
-    facts["minutes"] = (time.monotonic() - began) / 60
-    lines.append(f"Total Training Time: {facts['minutes']:.2f} min")
-    if args.valid_csv:
-        if RANK == 0:
-            model.load_state_dict(torch.load(args.outpath / "best_model.pt", weights_only=True))
-        metrics, best_lines = evaluate_all(model, "best_", splits, args, device)
-        facts["metrics"] |= metrics | {"best_epoch": progress["best"]["epoch"] + 1}
-        lines += best_lines
 
+def best_model(model, args):
+    """``model`` with the weights of the epoch that was best on the validation rows."""
+    if RANK == 0:
+        model.load_state_dict(torch.load(args.outpath / "best_model.pt", weights_only=True))
+    return model
+
+
+def end_record(facts, args, metrics, lines):
+    """Log the last ``lines``, and write run.json."""
     for line in lines:
         log(args, line)
-    facts["status"] = "finished"
-    write_facts(args, facts)
+    write_facts(args, facts | {"metrics": metrics, "status": "finished"})
 
 
 def start_or_resume(argv, args):
@@ -1330,7 +1464,7 @@ def start_or_resume(argv, args):
         args.seed = before["seed"] if before else fresh_seed
 
     if not before or before["status"] != "finished":
-        train_and_test(args, before, checkpoint)
+        run(args, SimpleNamespace(facts=before, checkpoint=checkpoint))
     elif RANK == 0:
         print(f"{args.outpath} holds this run, finished: nothing to do")
     if RANK == 0:

@@ -319,9 +319,7 @@ def face_images(pixels, face, model, turns=(0,)):
 
 def prepare(image, model):
     """uint8 (3, S, S) of a PIL image, as the training script prepares a test image."""
-    pixels, size = model.script.prepare_image(image, model.size), model.size
-    start = round((pixels.shape[-1] - size) / 2)
-    return pixels[:, start : start + size, start : start + size]
+    return model.script.central_crop(model.script.prepare_image(image, model.size), model.size)
 
 
 def infer(images, model, batch_size):
@@ -330,8 +328,10 @@ def infer(images, model, batch_size):
     probas, male = [], []
     for start in range(0, len(images), batch_size):
         batch = np.stack(images[start : start + batch_size])
-        answers = model.script.predict_batch(model.network, batch, model.device, model)
-        if not all(part.isfinite().all() for part in answers):
+        batch = model.script.to_device(batch, model.device, model.channels_last)
+        answers = model.script.predict_batch(model.network, batch, model.flip, model.shifts)
+        told = answers if model.network.fc_gender else answers[:1]
+        if not all(part.isfinite().all() for part in told):
             reason = "its network answers what is no number: it is damaged, or training diverged"
             raise InputError(f"{Path(model.weights).name}: {reason}")
         probas.append(answers[0].cpu())

@@ -106,17 +106,12 @@ def rate(images, passes):
 def input_rates(module, split, args, folder):
     count = len(split.files)
 
-    def floats():
-        for *_, images in module.batches(split, args, True):
-            yield module.to_device(images, CPU, args)
-
     return rounds(
         {  # the workers of the DataLoader are started before its clock
             "DataLoader, 4 workers, float batch": lambda: rate(
                 count, iter(plain_loader(module, folder, args.batch_size))
             ),
-            "this script, uint8 batch": lambda: rate(count, module.batches(split, args, True)),
-            "this script, float batch": lambda: rate(count, floats()),
+            "this script, float batch": lambda: rate(count, module.batches(split, args, CPU, True)),
         }
     )
 
@@ -164,8 +159,8 @@ def step_rates(module, split, args, folder):
     """Two steps a round. The plain loop gets its batches ready made; this script's loop is its own
     train(), which makes them as it goes."""
     few, ready = repeated(split, 2 * args.batch_size), []
-    for _, rows, _, images in module.batches(few, args, True):
-        ready.append((module.to_device(images, CPU, args), few.labels[rows]))
+    for batch in module.batches(few, args, CPU, True):
+        ready.append((batch.images, batch.labels))
     models = {last: module.ResNet34() for last in (0, 1)}
     models[1].to(memory_format=torch.channels_last)
 
@@ -182,7 +177,7 @@ def step_rates(module, split, args, folder):
         {
             "plain loop, batches ready made": plain,
             "this script": lambda: own(0),
-            "this script, --channels_last 1": lambda: own(1),
+            "this script, channels_last 1": lambda: own(1),
         }
     )
 
@@ -299,17 +294,18 @@ def step_gflop(module, size):
 def device_step_rate(module, split, args, device, precision, steps):
     """Images per second of ``steps`` steps of train(), after half as many to warm up."""
     allow_tf32(precision)
-    warm, times = steps // 2 + 1, []
+    warm, times, after_step = steps // 2 + 1, [], module.after_step
 
-    def clock(args, state):  # in place of the checkpoints within an epoch
-        if state.progress["batch"] in (warm, warm + steps):
+    def clock(state, split, batch, *rest):
+        after_step(state, split, batch, *rest)
+        if batch.number + 1 in (warm, warm + steps):
             synchronize(device)
             times.append(time.perf_counter())
 
     memory_format = torch.channels_last if args.channels_last else torch.contiguous_format
     model = module.ResNet34().to(device, memory_format=memory_format)
     rows = repeated(split, (warm + steps) * args.batch_size)
-    with mock.patch.multiple(module, checkpoint_if_due=clock, end_epoch=lambda *args: None):
+    with mock.patch.multiple(module, after_step=clock, after_epoch=lambda *args: None):
         module.train(model, {"train": rows}, args, device)
     began, ended = times
     return steps * args.batch_size / (ended - began)
@@ -330,7 +326,7 @@ def device_step_rates(module, options, folder, device, steps):
                     "batch_size": min(size, len(split.files)),
                     "channels_last": channels_last,
                 }
-                name = " ".join(f"--{option} {value}" for option, value in changes.items())
+                name = " ".join(f"{option} {value}" for option, value in changes.items())
                 for precision in PRECISIONS:
                     own = argparse.Namespace(**vars(args) | changes)
                     own.amp = int(precision == "bfloat16")
@@ -381,7 +377,7 @@ def on_device(module, folder, options, cuda, batch_size, steps):
     show("Product of two square matrices", peaks, "GFLOP/s")
     tables = device_step_rates(module, options, folder, device, steps)
     for (recipe, precision), rates in tables.items():
-        size = module.SETTINGS["image_size"][recipe == "fast"]
+        size = module.RECIPES["image_size"][recipe == "fast"]
         gflop, peak = step_gflop(module, size), statistics.median(peaks[precision])
         show(
             f"Training step, --recipe {recipe}, {precision}, {gflop:.2f} GFLOP an image",

@@ -11,7 +11,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 MODEL_CODE = ROOT / "model-code"
-NAME = r"[a-z0-9]+-(ce|coral|ordinal)"
+NAME = r"[a-z0-9]+-(ce|coral|ordinal)(-[a-z0-9]+)?"
 SCRIPTS = [path for path in sorted(MODEL_CODE.glob("*.py")) if re.fullmatch(NAME, path.stem)]
 PAPER = [  # the paper's twelve among them
     MODEL_CODE / f"{dataset}-{loss}.py"
@@ -34,6 +34,11 @@ def load(path):
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+def sample(module):
+    """The drawn sample of the script's data set, whatever its own paths say."""
+    return ROOT / "datasets" / "sample" / module.DATASET
 
 
 def read_split(module, csv, images, gender=0):

@@ -6,10 +6,12 @@ import pandas as pd
 import PIL.Image
 import pytest
 import torch
-from conftest import ROOT, first_rows, load, read_split
+from conftest import ROOT, first_rows, load, read_split, sample
 from plain import Images
 from torch.utils.data import DataLoader
 from torchvision import transforms
+
+CPU = torch.device("cpu")
 
 
 def settings(tmp_path, **changes):
@@ -22,7 +24,8 @@ def small_splits(module, tmp_path, train=21, test=10):
     """The first rows of the sample's two CSVs, decoded."""
     first_rows(module.DATASET, tmp_path, train=train, test=test)
     csvs = {name: tmp_path / f"{name}.csv" for name in ("train", "test")}
-    splits = {name: read_split(module, csv, module.IMAGE_PATH) for name, csv in csvs.items()}
+    images = sample(module) / "images"
+    splits = {name: read_split(module, csv, images) for name, csv in csvs.items()}
     module.load_pixels(splits, settings(tmp_path))
     return splits
 
@@ -40,17 +43,17 @@ def test_against_data_loader(dataset, workers, tmp_path):
     crops = {"train": transforms.RandomCrop, "test": transforms.CenterCrop}
     loaders = {}
     for name, crop in crops.items():
-        images = Images(module, tmp_path / f"{name}.csv", module.IMAGE_PATH, crop)
+        images = Images(module, tmp_path / f"{name}.csv", sample(module) / "images", crop)
         loaders[name] = DataLoader(images, 8, shuffle=name == "train", num_workers=workers)
     for name in passes:
         expected += list(loaders[name])
 
     torch.manual_seed(3)
     for name in passes:
-        for _, rows, mine, images in module.batches(splits[name], args, name == "train"):
-            assert mine == slice(0, len(rows))
-            images = module.to_device(images, torch.device("cpu"), args)
-            found.append((images, splits[name].labels[rows]))
+        for batch in module.batches(splits[name], args, CPU, name == "train"):
+            assert torch.equal(batch.labels, splits[name].labels[batch.rows])
+            assert (batch.count, batch.part) == (len(batch.rows), slice(0, len(batch.rows)))
+            found.append((batch.images, batch.labels))
     assert [len(labels) for _, labels in found] == [8, 8, 5, 8, 2, 8, 8, 5, 8, 8, 5]
     for (images, labels), (loader_images, loader_labels) in zip(found, expected, strict=True):
         assert torch.equal(labels, loader_labels)
@@ -68,7 +71,7 @@ def test_random_state_afterwards(tmp_path):
         list(loader)
         state = torch.get_rng_state()
         torch.manual_seed(4)
-        list(module.batches(splits[name], args, train))
+        list(module.batches(splits[name], args, CPU, train))
         assert torch.equal(torch.get_rng_state(), state)
 
 
@@ -78,12 +81,13 @@ def test_going_on_within_a_pass(tmp_path):
     for flip in (0, 1):
         args = settings(tmp_path, flip=flip, numworkers=2)
         torch.manual_seed(5)
-        whole = list(module.batches(split, args, True))
+        whole = list(module.batches(split, args, CPU, True))
         torch.manual_seed(5)
-        rest = list(module.batches(split, args, True, start_batch=1))
-        assert [number for number, *_ in rest] == [1, 2]
+        rest = list(module.batches(split, args, CPU, True, first=1))
+        assert [batch.number for batch in rest] == [1, 2]
         for after, before in zip(rest, whole[1:], strict=True):
-            assert (after[1] == before[1]).all() and (after[3] == before[3]).all()
+            assert (after.rows == before.rows).all()
+            assert torch.equal(after.images, before.images)
 
 
 def test_mirroring_changes_nothing_else(tmp_path):
@@ -92,15 +96,15 @@ def test_mirroring_changes_nothing_else(tmp_path):
     passes = {}
     for flip in (0, 1):
         torch.manual_seed(6)
-        batches = module.batches(split, settings(tmp_path, flip=flip), True)
+        batches = module.batches(split, settings(tmp_path, flip=flip), CPU, True)
         passes[flip] = [
-            (row, image) for _, rows, _, x in batches for row, image in zip(rows, x, strict=True)
+            pair for batch in batches for pair in zip(batch.rows, batch.images, strict=True)
         ]
     mirrored = 0
     for (row, plain), (same_row, image) in zip(passes[0], passes[1], strict=True):
         assert row == same_row
         mirrored += (image != plain).any()
-        assert (image == plain).all() or (image == plain[:, :, ::-1]).all()
+        assert (image == plain).all() or (image == plain.flip(2)).all()
     assert 4 <= mirrored <= 17  # of 21; beyond with probability below 0.01
 
 
@@ -108,22 +112,23 @@ def test_mirroring_changes_nothing_else(tmp_path):
 def test_sizes(size, side, tmp_path):
     """Photos are resized to round(S * 128 / 120), crops have S pixels, central ones the middle."""
     module = load(ROOT / "model-code/afad-coral.py")
-    splits = {"test": read_split(module, module.TEST_CSV_PATH, module.IMAGE_PATH)}
-    splits["test"].files = splits["test"].files[:3]
+    splits = {"test": read_split(module, sample(module) / "test.csv", sample(module) / "images")}
+    splits["test"].files, splits["test"].labels = splits["test"].files[:3], torch.zeros(3)
+    splits["test"].genders = torch.zeros(3)
     args = settings(tmp_path, image_size=size)
     module.load_pixels(splits, args)
-    *_, images = next(module.batches(splits["test"], args, False))
-    steps = [transforms.Resize((side, side)), transforms.CenterCrop(size), transforms.PILToTensor()]
-    for image, file in zip(images, splits["test"].files, strict=True):
+    batch = next(module.batches(splits["test"], args, CPU))
+    steps = [transforms.Resize((side, side)), transforms.CenterCrop(size), transforms.ToTensor()]
+    for image, file in zip(batch.images, splits["test"].files, strict=True):
         expected = transforms.Compose(steps)(PIL.Image.open(file))
-        assert torch.equal(torch.from_numpy(image), expected)
+        assert torch.equal(image, expected)
 
 
 @pytest.mark.parametrize("mode", ["L", "P", "RGBA", "CMYK", "1"])
 def test_other_kinds_of_images(mode, tmp_path):
     """They are converted to RGB as Pillow does."""
     module = load(ROOT / "model-code/cacd-coral.py")
-    source = sorted(module.IMAGE_PATH.glob("*.jpg"))[0]
+    source = sorted((sample(module) / "images").glob("*.jpg"))[0]
     with PIL.Image.open(source) as image:
         other = image.convert(mode)
     name = "14_A_0001." + ("jpg" if mode == "CMYK" else "png")

@@ -142,15 +142,15 @@ def test_first_cost(setting, images, tf32, tmp_path):
 def test_to_device(channels_last):
     """Bit for bit what the CPU makes of a batch, also where the batch is overwritten as soon as it
     is handed over, and where many are on their way while the device computes."""
-    module, args = load(SCRIPT), SimpleNamespace(channels_last=channels_last)
+    module = load(SCRIPT)
     rng, expected, found = np.random.default_rng(0), [], []
     busy = torch.rand(1000, 1000, device=DEVICE)
     for _ in range(40):
         images = rng.integers(0, 256, (16, 3, 40, 40), dtype=np.uint8)
-        expected.append(module.to_device(images.copy(), torch.device("cpu"), args))
+        expected.append(module.to_device(images.copy(), torch.device("cpu"), channels_last))
         for _ in range(3):
             busy = busy @ busy / 500
-        found.append(module.to_device(images, DEVICE, args))
+        found.append(module.to_device(images, DEVICE, channels_last))
         images[:] = 0
     assert len(torch.cat(expected).unique()) == 256  # all values that a pixel may have
     for ours, cpus in zip(found, expected, strict=True):
@@ -162,35 +162,36 @@ def test_to_device(channels_last):
 def test_an_epochs_batches(words, tmp_path):
     """Order, crops and mirror images come from the seed alone."""
     module, passes = load(SCRIPT), []
-    args = module.parse_settings([*words, f"--outpath={tmp_path}", "--flip=1"])
+    args = module.parse_settings([*words, f"--outpath={tmp_path}", "--set=flip=1"])
     split = module.read_split(args.train_csv, args)
     module.load_pixels({"train": split}, args)
     for device in (torch.device("cpu"), DEVICE):
         torch.manual_seed(3)
         passes.append(
             [
-                (rows.tolist(), module.to_device(images, device, args).cpu())
-                for _, rows, _, images in module.batches(split, args, True)
+                (batch.rows.tolist(), batch.images.cpu(), batch.labels.cpu())
+                for batch in module.batches(split, args, device, True)
             ]
         )
     assert len(passes[0]) == 3
-    for (rows, images), (our_rows, ours) in zip(*passes, strict=True):
-        assert rows == our_rows and torch.equal(images, ours)
+    for (rows, *expected), (our_rows, *ours) in zip(*passes, strict=True):
+        assert rows == our_rows and all(map(torch.equal, expected, ours))
 
 
 @on_device
-def test_random_changes():
-    """--augment 2 and --mixup: what the CPU makes of the same images, but for rounding, which
+def test_augment_batch():
+    """--augment 2 and mixup: what the CPU makes of the same images, but for rounding, which
     may move the border of a rectangle by a pixel."""
     module, made = load(SCRIPT), []
     args = SimpleNamespace(augment=2, mixup=0.3, seed=1)
     images = torch.rand(64, 3, 40, 40, generator=torch.Generator().manual_seed(0))
     for device in (torch.device("cpu"), DEVICE):
-        made.append(module.random_changes(images.to(device), args, 5, 64, slice(0, 64)))
-    (expected, shares), (found, our_shares) = made
-    assert found.device == our_shares.device == DEVICE
-    assert torch.equal(our_shares.cpu(), shares)
-    assert ((found.cpu() - expected).abs() > 1e-4).double().mean() < 1e-3
+        made.append(SimpleNamespace(images=images.to(device), part=slice(0, 64), count=64))
+        module.augment_batch(made[-1], args, 5)
+    expected, found = made
+    assert found.images.device == found.lam.device == DEVICE
+    assert torch.equal(found.lam.cpu(), expected.lam)
+    assert ((found.images.cpu() - expected.images).abs() > 1e-4).double().mean() < 1e-3
 
 
 # Training
@@ -205,12 +206,12 @@ def train_tiny(words, out, *options, module=None):
 
 @on_device
 @pytest.mark.parametrize(
-    "option, tolerance", [("--channels_last=1", 1e-4), ("--amp=1", 0.02), ("--fused=1", 1e-4)]
+    "row, tolerance", [("channels_last", 1e-4), ("amp", 0.02), ("fused", 1e-4)]
 )
-def test_options_for_speed(option, tolerance, words, tf32, tmp_path):
+def test_rows_for_speed(row, tolerance, words, tf32, tmp_path):
     """They change the first cost by no more than rounding does: to bfloat16 by 1 in 256."""
     plain = train_tiny(words, tmp_path / "plain")
-    found = train_tiny(words, tmp_path / "run", option)
+    found = train_tiny(words, tmp_path / "run", f"--set={row}=1")
     assert len(found) == len(plain) == 6 and all(map(math.isfinite, found))
     assert found[0] == pytest.approx(plain[0], rel=tolerance)
 
@@ -232,20 +233,20 @@ def test_no_step_waits(switched_on, words, tmp_path):
     """Nothing between two lines of the log makes the CPU wait for the device. torch raises where
     something does, from the second step on, when all is set up, to the end of the third."""
     module, waits = load(SCRIPT), []
-    changes, due = module.random_changes, module.checkpoint_if_due
+    augment_batch, after_step = module.augment_batch, module.after_step
 
-    def second_step(images, args, step, *rest):
+    def second_step(batch, args, step):
         if step == 1:
             torch.cuda.set_sync_debug_mode("error")
-        return changes(images, args, step, *rest)
+        augment_batch(batch, args, step)
 
-    def third_step(args, state):
-        if state.progress["batch"] == 3:
+    def third_step(state, split, batch, *rest):
+        if batch.number == 2:
             torch.cuda.set_sync_debug_mode("default")
             waits.append(state.progress["epoch"])
-        due(args, state)
+        after_step(state, split, batch, *rest)
 
-    module.random_changes, module.checkpoint_if_due = second_step, third_step
+    module.augment_batch, module.after_step = second_step, third_step
     try:
         sizes = ["--batch_size=4", "--epochs=1", "--image_size=64", "--log_every=1000"]
         train_tiny(words, tmp_path / "run", *switched_on, *sizes, module=module)
@@ -273,9 +274,9 @@ class Operations(TorchDispatchMode):
 def test_the_optimiser_takes_all_weights_at_once(fused):
     """Its step is fewer operations than there are weights, each of which CUDA would start anew."""
     module = load(SCRIPT)
-    args = SimpleNamespace(fused=fused, lr=0.001, bias_lr=10.0, weight_decay=0.05, onecycle=0)
+    args = SimpleNamespace(fused=fused, lr=0.001, bias_lr=10.0, weight_decay=0.05)
     model = module.ResNet34().to(DEVICE)
-    optimizer, _ = module.optimisation(model, args, 10)
+    optimizer = module.build_optimizer(model, args)
     weights = list(model.parameters())
     for weight in weights:
         weight.grad = torch.ones_like(weight)
@@ -292,18 +293,17 @@ def test_the_optimiser_takes_all_weights_at_once(fused):
 def test_a_step_on_a_device_that_is_not_there():
     """torch follows a step's forward half and the average with tensors that have a CUDA device and
     no values: all lie on it, and no value is read back. This one needs no device."""
-    module, device, part = load(SCRIPT), torch.device("cuda", 0), slice(0, 6)
+    module, device = load(SCRIPT), torch.device("cuda", 0)
     args = SimpleNamespace(augment=2, mixup=0.3, seed=1, amp=0, gender=0)
-    split = SimpleNamespace(labels=torch.arange(6))
     with FakeTensorMode(allow_non_fake_inputs=True):
         with device:
             model, averaged = module.ResNet34(), module.ResNet34()
-        images, imp = torch.rand(6, 3, 64, 64, device=device), torch.ones(1, device=device)
-        images, shares = module.random_changes(images, args, 0, 6, part)
-        given = model, split, np.arange(6), part, images, shares
-        cost = module.batch_cost(*given, imp, args, device)
+        batch = SimpleNamespace(images=torch.rand(6, 3, 64, 64, device=device))
+        batch.part, batch.count, batch.labels = slice(0, 6), 6, torch.arange(6, device=device)
+        module.augment_batch(batch, args, 0)
+        cost = module.batch_cost(model, batch, torch.ones(1, device=device), args)
         module.update_average(averaged, model, 0.9, 0)
-    assert [tensor.device for tensor in (images, shares, cost)] == [device] * 3
+    assert [tensor.device for tensor in (batch.images, batch.lam, cost)] == [device] * 3
 
 
 # Stopping and going on. DRIVER runs a script that meets with something at a step: a signal, or a
@@ -321,7 +321,7 @@ from golden import in_double
 script, when, what, *words = sys.argv[1:]
 torch.use_deterministic_algorithms(True, warn_only=True)
 module, sys.argv = load(script), [script, *words]
-changes = module.random_changes
+augment_batch = module.augment_batch
 
 def terminate(device):
     os.kill(os.getpid(), signal.SIGTERM)
@@ -335,12 +335,12 @@ def lose(device):
         raise RuntimeError("CUDA error: device-side assert triggered")  # so torch words it
     torch.zeros(1, device=device)[torch.full((1,), 5, device=device)].cpu()
 
-def meets(images, args, step, *rest):
+def meets(batch, args, step):
     if step == int(when):
-        {{"terminate": terminate, "exhaust": exhaust, "lose": lose}}[what](images.device)
-    return changes(images, args, step, *rest)
+        {{"terminate": terminate, "exhaust": exhaust, "lose": lose}}[what](batch.images.device)
+    augment_batch(batch, args, step)
 
-module.random_changes = meets
+module.augment_batch = meets
 if what == "double":
     with in_double(module):
         module.main()
@@ -488,14 +488,14 @@ def test_exchange_of_one_process(tmp_path, tf32):
     dist.init_process_group(backends, **where)
     try:
         values = torch.arange(4.0, dtype=torch.float64, device=DEVICE)
-        assert module.all_sum(values.clone()).tolist() == [0, 1, 2, 3]
+        assert module.total(values.clone()).tolist() == [0, 1, 2, 3]
         assert module.all_max(2, 0.5) == [2, 0.5]
         module.wait_for_all()
         torch.manual_seed(1)
         model, gradients = module.ResNet34(1).to(DEVICE), []
         images = torch.rand(2, 3, 64, 64, device=DEVICE)
         before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-        module.same_in_all_processes(model)
+        module.share_weights(model)
         assert all(torch.equal(before[n], tensor) for n, tensor in model.state_dict().items())
         for network in (model, module.across_processes(model, DEVICE)):
             model.zero_grad()

@@ -72,7 +72,7 @@ def test_ages_that_never_occur(loss, tmp_path):
     rows = [{"file": f"{i}.png", "age": 30 + 2 * (i % 2)} for i in range(8)]
     pd.DataFrame(rows).to_csv(tmp_path / "rows.csv", index=False)
     csvs = [f"--{name}_csv={tmp_path / 'rows.csv'}" for name in ("train", "test")]
-    tiny = ["--epochs=3", "--batch_size=4", "--image_size=33", "--prior_bias=1", "--seed=1"]
+    tiny = ["--epochs=3", "--batch_size=4", "--image_size=33", "--set=prior_bias=1", "--seed=1"]
     weights = ["--imp_weight=1"] if loss != "ce" else []
     out = tmp_path / "run"
     module.main([*csvs, *tiny, *weights, f"--image_path={tmp_path}", f"--outpath={out}"])

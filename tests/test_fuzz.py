@@ -21,7 +21,7 @@ import numpy as np
 import PIL.Image
 import pytest
 import torch
-from conftest import ROOT, load, read_split
+from conftest import ROOT, load, read_split, sample
 from test_summarize import write_run
 
 NAMES = "afad", "faces", "morph2", "utk"
@@ -123,7 +123,7 @@ def test_csvs(count, name, tmp_path):
     predictions can be written with them, and name the same files."""
     draw, csv, accepted, module = random.Random(1), tmp_path / "rows.csv", 0, SCRIPTS[name]
     for _ in range(count):
-        header, *lines = module.TRAIN_CSV_PATH.read_text().splitlines()
+        header, *lines = (sample(module) / "train.csv").read_text().splitlines()
         lines = [header, *draw.sample(lines, draw.choice([1, 4, 8]))]
         if draw.random() < 0.3:  # rows longer or shorter than the header
             at = draw.randrange(len(lines))
@@ -132,7 +132,7 @@ def test_csvs(count, name, tmp_path):
         content = draw.choice(["\n", "\r\n"]).join([*lines, ""]).encode(coding)
         csv.write_bytes(mutated(draw, content) if draw.random() < 0.7 else content)
         args = SimpleNamespace(outpath=tmp_path, gender=draw.choice([0, 1]))
-        split = outcome(read_split, module, csv, module.IMAGE_PATH, args.gender)
+        split = outcome(read_split, module, csv, sample(module) / "images", args.gender)
         if split:
             accepted += 1
             assert all(os.path.isfile(file) for file in split.files)

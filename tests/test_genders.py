@@ -5,7 +5,7 @@ import json
 
 import pytest
 import torch
-from conftest import ROOT, first_rows, load, read_split
+from conftest import ROOT, first_rows, load, read_split, sample
 
 AFAD = load(ROOT / "model-code/afad-coral.py")
 
@@ -22,10 +22,10 @@ AFAD = load(ROOT / "model-code/afad-coral.py")
 def test_who_is_male(dataset, is_male):
     """1 is male and 0 female, as file names tell, or the column's word."""
     module = load(ROOT / f"model-code/{dataset}-coral.py")
-    with open(module.TRAIN_CSV_PATH) as file:
+    with open(sample(module) / "train.csv") as file:
         due = [float(is_male(row)) for row in csv.DictReader(file)]
     assert 0 < sum(due) < len(due)
-    split = read_split(module, module.TRAIN_CSV_PATH, module.IMAGE_PATH, gender=1)
+    split = read_split(module, sample(module) / "train.csv", sample(module) / "images", gender=1)
     assert split.genders.tolist() == due
 
 
@@ -49,10 +49,10 @@ def test_what_a_run_says(tmp_path):
 
 def test_all_else_stays():
     """The other weights, and what the generator draws next: the order of the images."""
-    states, generators = [], []
+    states, generators, labels = [], [], torch.zeros(3, dtype=torch.int64)
     for gender in (0, 1):
-        torch.manual_seed(1)
-        states.append(AFAD.ResNet34(gender, seed=1).state_dict())
+        args = AFAD.parse_settings(["--outpath=unused", "--seed=1", f"--gender={gender}"])
+        states.append(AFAD.build_model(args, labels, None).state_dict())
         generators.append(torch.get_rng_state())
     assert torch.equal(*generators)
     assert states[1].keys() - states[0].keys() == {"fc_gender.weight", "fc_gender.bias"}

@@ -40,7 +40,7 @@ sys.path.insert(0, tests)
 from conftest import load
 
 torch.manual_seed(1)
-torch.save(load(script).ResNet34(0, 1).state_dict(), path)
+torch.save(load(script).ResNet34().state_dict(), path)
 """
 
 

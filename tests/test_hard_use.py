@@ -17,7 +17,7 @@ import pandas as pd
 import PIL.Image
 import pytest
 import torch
-from conftest import ROOT, begin, load, read_split, run
+from conftest import ROOT, begin, load, read_split, run, sample
 from torch import nn
 
 resource = pytest.importorskip("resource")  # not on Windows
@@ -132,17 +132,16 @@ def test_full_disk_at_checkpoints(module, words, tmp_path, capsys):
 
 
 @linux
-@pytest.mark.parametrize("both", [False, True])
-def test_standard_output_is_full(both, words, tmp_path):
-    """One is told, where that can be, and the run goes on: training.log holds the same lines."""
-    environment = {key: value for key, value in os.environ.items() if key != "PYTHONUNBUFFERED"}
+def test_standard_output_is_full(words, tmp_path):
+    """One is told, and --resume goes on."""
     command = [sys.executable, AFAD, *words, "--log_every=1"]
     with open("/dev/full", "w") as full:
-        stderr = full if both else subprocess.PIPE
-        done = subprocess.run(command, stdout=full, stderr=stderr, env=environment)
-    what = "standard output: No space left on device; training.log has its lines"
-    assert done.returncode == 0
-    assert both or done.stderr.decode() == f"afad-coral.py: warning: {what}\n"
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True)
+    assert done.returncode == 1
+    what = "run: No space left on device"
+    assert done.stderr.startswith("afad-coral.py: error: ") and what in done.stderr
+    assert "Traceback" not in done.stderr
+    assert run(*command[1:], "--resume").returncode == 0
     log = (tmp_path / "run" / "training.log").read_text()
     assert log.count("Cost: ") == 2 and "Total Training Time" in log
 
@@ -270,7 +269,7 @@ def test_resuming_where_other_things_are_gone(module, words, tmp_path, capsys):
             assert "the run has --drop_path 0.3: go on with" in err
     moved = tmp_path / "moved"
     shutil.copytree(facts["settings"]["image_path"], moved)
-    refusal(capsys, 1, module.main, [*again, f"--image_path={moved}", "--trust_csv=1"])
+    refusal(capsys, 1, module.main, [*again, f"--image_path={moved}"])
     facts = json.loads((out / "run.json").read_text())
     assert facts["settings"]["image_path"] == str(moved) and facts["seed"] == 7
     assert "--lr was" in refusal(capsys, 2, module.main, [*again, "--lr=0.1"])
@@ -281,7 +280,7 @@ def test_resuming_where_other_things_are_gone(module, words, tmp_path, capsys):
 
 def test_names_that_begin_with_a_blank(module, tmp_path):
     """They are files' names; blanks that no file has are the table's."""
-    image = next(module.IMAGE_PATH.rglob("*.jpg"))
+    image = next((sample(module) / "images").rglob("*.jpg"))
     for name in (" a.jpg", "b.jpg"):
         shutil.copy(image, tmp_path / name)
     (tmp_path / "rows.csv").write_text("path,age\n a.jpg,3\n b.jpg ,4\n")
@@ -335,7 +334,7 @@ def test_csvs(content, message, module, tmp_path, capsys):
     image = (SAMPLE / "train.csv").read_text().splitlines()[1].split(",")[1]
     (tmp_path / "rows.csv").write_text(content.replace("{0}", image))
     assert message in refusal(
-        capsys, 2, read_split, module, tmp_path / "rows.csv", module.IMAGE_PATH
+        capsys, 2, read_split, module, tmp_path / "rows.csv", sample(module) / "images"
     )
 
 
@@ -467,7 +466,7 @@ def test_many_rows(rows, module, tmp_path, monkeypatch):
     (tmp_path / "rows.csv").write_text(text)
     exists, looked = os.path.isfile, []
     monkeypatch.setattr(os.path, "isfile", lambda file: looked.append(file) or exists(file))
-    split = read_split(module, tmp_path / "rows.csv", module.IMAGE_PATH, 1)
+    split = read_split(module, tmp_path / "rows.csv", sample(module) / "images", 1)
     assert len(split.files) == len(split.labels) == rows and len(looked) == 20
     assert split.labels[-20:].tolist() == [int(line.split(",")[2]) for line in lines]
 

@@ -453,7 +453,7 @@ def backbone(tmp_path_factory):
     shutil.rmtree(path.parent)
 
 
-FAST = ["--recipe=fast", "--gender=1", "--shifts=1"]  # answers for images moved and mirrored
+FAST = ["--recipe=fast", "--gender=1", "--set=shifts=1"]  # answers for images moved and mirrored
 
 
 @pytest.mark.parametrize(
@@ -474,7 +474,7 @@ def test_crops_get_the_answers_of_the_run(loss, dataset, options, backbone, tmp_
     script = load(CODE / f"{dataset}-{loss}.py")
     words = [f"--{name}_csv={tmp_path / name}.csv" for name in ("train", "test")]
     words += [f"--image_path={sample / 'images'}", f"--outpath={tmp_path / 'run'}", "--seed=1"]
-    words += ["--epochs=1", "--batch_size=4", "--image_size=40", "--prior_bias=1", "--lr=1e-5"]
+    words += ["--epochs=1", "--batch_size=4", "--image_size=40", "--set=prior_bias=1", "--lr=1e-5"]
     script.main([*words, f"--init_from={backbone}", *options])
     with open(tmp_path / "run" / "test_predictions.csv") as file:
         due = {str(sample / "images" / row["path"]): row for row in csv.DictReader(file)}

@@ -48,10 +48,10 @@ def keep_gradients(optimizer, args, kwargs):
     steps.append(torch.cat([p.grad.flatten() for p in group["params"]]))
 
 def watched(model, *args):
-    final, progress = train(model, *args)
-    state = {{"steps": steps, "weights": model.state_dict(), "rng": torch.get_rng_state()}}
-    torch.save(state, sys.argv[0].removesuffix(".py") + f"-{{module.RANK}}.pt")
-    return final, progress
+    state = train(model, *args)
+    saved = {{"steps": steps, "weights": model.state_dict(), "rng": torch.get_rng_state()}}
+    torch.save(saved, sys.argv[0].removesuffix(".py") + f"-{{module.RANK}}.pt")
+    return state
 
 module.train = watched
 register_optimizer_step_pre_hook(keep_gradients)
@@ -291,7 +291,7 @@ def test_final_numbers_with_batch_norm(data):
     assert code == 0, err
     module = load(SCRIPT)
     torch.manual_seed(1)
-    module.ResNet34(0, 1)
+    module.ResNet34()
     for _ in range(4):  # two passes, each with a seed for streams and one for the order
         module.draw_seed()
     log = (data / "run" / "training.log").read_text().splitlines()

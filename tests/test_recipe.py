@@ -1,4 +1,4 @@
-"""--recipe fast: its table is all that it changes, and what it adds is what the table says."""
+"""--recipe: its table is all that it changes, and what it adds is what the table says."""
 
 import json
 import math
@@ -14,6 +14,7 @@ from PIL import Image
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.functional import affine
 
+CPU = torch.device("cpu")
 SCRIPT = ROOT / "model-code" / "afad-coral.py"
 PAPER = {  # SPEC: Adam at 0.0005, 200 epochs, batches of 256, crops of 120, nothing else
     "epochs": 200,
@@ -32,16 +33,24 @@ PAPER = {  # SPEC: Adam at 0.0005, 200 epochs, batches of 256, crops of 120, not
     "fused": 0,
     "average": 0.0,
     "channels_last": 0,
-    "log_every": 50,
 }
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda script: script.stem)
 def test_the_papers_column(script):
     module = load(script)
-    assert {name: module.SETTINGS[name][0] for name in PAPER} == PAPER
+    assert {name: module.RECIPES[name][0] for name in PAPER} == PAPER
     args = vars(module.parse_settings(["--outpath=run"]))
     assert {name: args[name] for name in PAPER} == PAPER
+
+
+def test_the_long_column():
+    """It is the setting of the stored runs of 45 minutes."""
+    [run, *_] = sorted((ROOT / "model-code" / "results" / "45-minutes-zen5").iterdir())
+    stored = json.loads((run / "run.json").read_text())["settings"]
+    stored.setdefault("mixup", 0.0)  # a row since then
+    column = {name: row[2] for name, row in load(SCRIPT).RECIPES.items()}
+    assert column == {name: stored[name] for name in column}
 
 
 def tiny_run(out, *options, module=None):
@@ -57,7 +66,7 @@ def test_the_tables_rows_are_all_that_changes(tmp_path):
     paper, _ = tiny_run(tmp_path / "paper")
     fast, weights = tiny_run(tmp_path / "fast", "--recipe=fast")
     given = {"epochs": 2, "batch_size": 4, "image_size": 40}
-    table = {name: load(SCRIPT).SETTINGS[name][1] for name in PAPER}
+    table = {name: load(SCRIPT).RECIPES[name][1] for name in PAPER}
     assert {key: value for key, value in paper.items() if fast[key] != value} == {
         "recipe": "paper",
         "outpath": str(tmp_path / "paper"),
@@ -65,7 +74,7 @@ def test_the_tables_rows_are_all_that_changes(tmp_path):
     }
     assert {name: fast[name] for name in table} == table | given
     # flags, row by row, are the recipe
-    flags = [f"--{name}={value}" for name, value in table.items() if name not in given]
+    flags = [f"--set={name}={value}" for name, value in table.items() if name not in given]
     assert tiny_run(tmp_path / "flags", *flags)[1] == weights
     # and the same seed gives the same weights
     assert tiny_run(tmp_path / "again", "--recipe=fast")[1] == weights
@@ -112,7 +121,7 @@ def test_the_benchmark_of_predictions(tmp_path, monkeypatch, capsys):
 
 @pytest.mark.parametrize("loss", ["ce", "coral", "ordinal"])
 def test_answers_for_image_and_mirror_image(loss):
-    """With --flip 1 the means of two answers; without it those for the image."""
+    """With flip the means of two answers; without it those for the image."""
     module = load(ROOT / "model-code" / f"afad-{loss}.py")
     torch.manual_seed(0)
     model = module.ResNet34(gender=1).eval()
@@ -123,8 +132,7 @@ def test_answers_for_image_and_mirror_image(loss):
             logits, gender = model(batch / torch.tensor(255.0))
         expected.append((module.compute_probas(logits), torch.sigmoid(gender)))
     for flip in (0, 1):
-        args = SimpleNamespace(flip=flip, shifts=0, amp=0, channels_last=0)
-        found = module.predict_batch(model, images.numpy(), torch.device("cpu"), args)
+        found = module.predict_batch(model, module.to_device(images.numpy(), CPU), flip)
         for part, (straight, mirrored) in zip(found, zip(*expected, strict=True), strict=True):
             assert torch.allclose(part, (straight + mirrored) / 2 if flip else straight, atol=1e-6)
             assert not torch.allclose(straight, mirrored, atol=1e-6)
@@ -132,9 +140,8 @@ def test_answers_for_image_and_mirror_image(loss):
 
 @pytest.mark.parametrize("flip", [0, 1])
 def test_answers_for_moved_images(flip):
-    """With --shifts 1 the mean of four answers, of images moved by a pixel towards each corner with
-    the edge repeated, as numpy pads; --flip 1 mirrors the second and third. Training images
-    are answered for as without."""
+    """With shifts the mean of four answers, of images moved by a pixel towards each corner with
+    the edge repeated, as numpy pads; flip mirrors the second and third."""
     module = load(SCRIPT)
     torch.manual_seed(0)
     model = module.ResNet34(gender=1).eval()
@@ -146,23 +153,26 @@ def test_answers_for_moved_images(flip):
         with torch.no_grad():
             logits, gender = model(torch.from_numpy(moved / np.float32(255)))
         expected.append((torch.sigmoid(logits), torch.sigmoid(gender)))
-    args = SimpleNamespace(flip=flip, shifts=1, amp=0, channels_last=1)
-    found = module.predict_batch(model, images, torch.device("cpu"), args)
+    found = module.predict_batch(model, module.to_device(images, CPU, 1), flip, 1)
     for part, four in zip(found, zip(*expected, strict=True), strict=True):
         assert torch.allclose(part, torch.stack(four).mean(0), atol=1e-6)
         assert not torch.allclose(four[0], four[3], atol=1e-6)
 
-    plain = SimpleNamespace(flip=flip, shifts=0, amp=0, channels_last=1)
-    as_training = module.predict_batch(model, images, torch.device("cpu"), args, training=True)
-    without = module.predict_batch(model, images, torch.device("cpu"), plain)
-    assert all(torch.equal(*pair) for pair in zip(as_training, without, strict=True))
+
+def test_training_images_are_answered_for_as_they_are(tmp_path):
+    """Not moved by shifts, as the reference evaluates them."""
+    module, seen = load(SCRIPT), []
+    predict_batch = module.predict_batch
+    module.predict_batch = lambda *given: seen.append(given[3]) or predict_batch(*given)
+    tiny_run(tmp_path / "run", "--set=shifts=1", module=module)
+    assert seen == [0, 0, 0, 1, 1]  # three batches of 9 training images, two of 5 test images
 
 
 @pytest.mark.parametrize("level", [1, 2])
 @pytest.mark.parametrize(
     "changed", [(), ("turn",), ("scale",), ("turn", "scale"), ("right",), ("right", "down")]
 )
-def test_augment_turns_scales_and_moves(changed, level):
+def test_augment_rotates_scales_and_moves(changed, level):
     """As torchvision's affine does, away from the border, beyond which edge pixels are repeated;
     at level 2 twice as much."""
     image = torch.rand(1, 3, 50, 50, generator=torch.Generator().manual_seed(0))
@@ -194,7 +204,7 @@ def test_augment_recolours():
     assert (found[1] == 1).any() and (found[1] < 1).any()
 
 
-def test_worsen():
+def test_degrade():
     """Each change by itself, by slow formulas."""
     module, size = load(SCRIPT), 12
     images = torch.rand(7, 3, size, size, generator=torch.Generator().manual_seed(0))
@@ -205,7 +215,7 @@ def test_worsen():
     draws[5, 4] = 0.49  # not hidden
     # hidden, in red and grey: the centre on a third from the left and the upper border
     draws[6, 4:] = torch.tensor([0.51, -1 / 3, -1 / 3, 1.0, 0.0, 1.0, -1.0, 0.0])
-    found = module.worsen(images, draws).double().numpy()
+    found = module.degrade(images, draws).double().numpy()
     pixels = images.double().numpy()
 
     assert np.allclose(found[[0, 5]], pixels[[0, 5]])
@@ -226,14 +236,14 @@ def test_worsen():
     assert 0 < high.sum() < wide.sum() < size
 
 
-def test_shares_of_worsen():
+def test_shares_of_degrade():
     """Of 20,000 images: 15 % grey, a quarter hidden."""
     module = load(SCRIPT)
     draws = np.random.default_rng(0).uniform(-1, 1, (20_000, 12))
     stripes = torch.zeros(1, 3, 6, 6)
     stripes[:, 0, :, ::2] = 0.5
     draws[:, [0, 1, 3]] = 0
-    found = module.worsen(stripes.repeat(len(draws), 1, 1, 1), torch.tensor(draws).float())
+    found = module.degrade(stripes.repeat(len(draws), 1, 1, 1), torch.tensor(draws).float())
     corner = found[:, :, 0, 0]  # may be covered
     plain = torch.isclose(corner, torch.tensor([0.5, 0.0, 0.0])).all(1).double().mean().item()
     hidden = (draws[:, 4] > 0.5) & (np.abs(-1 - draws[:, 5]) < (2 + draws[:, 7]) / 6)
@@ -257,9 +267,11 @@ def test_augment_in_training(level, columns, tmp_path):
 
 @pytest.mark.parametrize("stride", [1, 2])
 @pytest.mark.parametrize("side", [2, 3, 4, 5, 6, 7])
-def test_small_maps(side, stride):
+def test_small_maps(side, stride, monkeypatch):
     """As torch's convolution, with its gradients, where a matrix product stands for it; that is in
-    training, channels-last, on maps of at most 2x2."""
+    training in bfloat16 (here in double precision instead, to tell errors from rounding),
+    channels-last, on maps of at most 2x2."""
+    monkeypatch.setattr(torch, "is_autocast_enabled", lambda device: device == "cpu")
     conv = load(SCRIPT).Conv3x3(4, 6, stride).double()
     images = torch.rand(3, 4, side, side, dtype=torch.float64)
     factors = torch.rand(3, 6, -(-side // stride), -(-side // stride), dtype=torch.float64)
@@ -279,6 +291,8 @@ def test_small_maps(side, stride):
     assert found[1][0].is_contiguous(memory_format=torch.channels_last)
 
     assert type(conv(images).grad_fn).__name__.startswith("Convolution")
+    monkeypatch.undo()
+    assert type(conv(inputs).grad_fn).__name__.startswith("Convolution")
     conv.eval()
     assert type(conv(inputs).grad_fn).__name__.startswith("Convolution")
 
@@ -291,7 +305,8 @@ def test_the_biases_rate(onecycle):
     args = SimpleNamespace(lr=0.002, bias_lr=7.0, weight_decay=0.0, fused=0, onecycle=onecycle)
     model = coral.ResNet34(gender=1)
     before = {name: weight.detach().clone() for name, weight in model.named_parameters()}
-    optimizer, schedule = coral.optimisation(model, args, 50)
+    optimizer = coral.build_optimizer(model, args)
+    schedule = coral.build_schedule(optimizer, args, 50)
     for weight in model.parameters():
         weight.grad = torch.full_like(weight, -0.1)
     optimizer.step()
@@ -306,37 +321,40 @@ def test_the_biases_rate(onecycle):
     args.bias_lr = 1.0
     for module in (coral, load(SCRIPT.with_name("afad-ordinal.py"))):
         model = module.ResNet34()
-        [group] = module.optimisation(model, args, 50)[0].param_groups
+        [group] = module.build_optimizer(model, args).param_groups
         assert [id(each) for each in group["params"]] == [id(each) for each in model.parameters()]
         args.bias_lr = 7.0
 
 
-@pytest.mark.parametrize("part", [slice(0, 5), slice(1, 4), slice(4, 5), slice(5, 5)])
-def test_mixup(part):
-    """Image i of a part of a batch is its share of itself and the rest of the one as far from the
-    part's other end. Shares are drawn for the whole batch, after the draws of --augment."""
-    module, device = load(SCRIPT), torch.device("cpu")
-    mine, part = part, module.at_least_one(part)  # a process that has no image computes one
+@pytest.mark.parametrize("mine", [slice(0, 5), slice(1, 4), slice(4, 5), slice(5, 5)])
+def test_mixup(mine):
+    """Image i of a part of a batch is lam of itself and the rest of the one as far from the part's
+    other end. lam is drawn for the whole batch, after the draws of --augment."""
+    module, changed = load(SCRIPT), []
+    part = mine if mine.start < mine.stop else slice(0, 1)  # who has no image computes one
     images = torch.rand(5, 3, 36, 36, generator=torch.Generator().manual_seed(0))[part]
-    given = {"seed": 5, "augment": 2}
-    plain, none = module.random_changes(images, SimpleNamespace(mixup=0, **given), 7, 5, part)
-    found, shares = module.random_changes(images, SimpleNamespace(mixup=0.4, **given), 7, 5, part)
+    for mixup in (0, 0.4):
+        args = SimpleNamespace(seed=5, augment=2, mixup=mixup)
+        changed.append(SimpleNamespace(images=images, part=part, count=5))
+        module.augment_batch(changed[-1], args, 7)
+    plain, none, batch = changed[0].images, changed[0].lam, changed[1]
+    found, lam = batch.images, batch.lam
     rng = np.random.default_rng((5, 7))
     draws = torch.tensor(rng.uniform(-1, 1, (5, 21))[part]).float()
     assert none is None and torch.equal(plain, module.augment(images, draws, 2))
     expected = rng.beta(0.4, 0.4, 5)[part]
-    assert shares.tolist() == pytest.approx(expected)
+    assert lam.tolist() == pytest.approx(expected)
     for i, share in enumerate(expected):
         mixture = share * plain[i] + (1 - share) * plain[len(plain) - 1 - i]
         assert torch.allclose(found[i], mixture.float(), atol=1e-6)
 
     # and so is the cost, of age and, where it is known, of gender
     torch.manual_seed(0)
-    model, rows, imp = module.ResNet34(gender=1).eval(), np.arange(5), torch.ones(1)
+    model, imp = module.ResNet34(gender=1).eval(), torch.ones(1)
     labels, genders = [3, 0, 25, 11, 7], [1.0, math.nan, 0.0, 0.0, 1.0]
-    split = SimpleNamespace(labels=torch.tensor(labels), genders=torch.tensor(genders))
-    args = SimpleNamespace(amp=0, gender=1, gender_weight=3.0)
-    cost = module.batch_cost(model, split, rows, mine, found, shares, imp, args, device)
+    batch.labels, batch.genders = torch.tensor(labels)[mine], torch.tensor(genders)[mine]
+    batch.known, args = 4, SimpleNamespace(amp=0, gender=1, gender_weight=3.0)
+    cost = module.batch_cost(model, batch, imp, args)
     logits, male = (answers.detach() for answers in model(found))
     ages, males, last = 0, 0, part.stop - 1
     for i, share in enumerate(expected):
@@ -351,11 +369,11 @@ def test_mixup(part):
 
 
 def test_mixup_in_training(tmp_path):
-    """Shares from the seed and the number of the step."""
+    """lam from the seed and the number of the step."""
     module, seen = load(SCRIPT), []
     batch_cost = module.batch_cost
-    module.batch_cost = lambda *given: seen.append(given[5]) or batch_cost(*given)
-    _, weights = tiny_run(tmp_path / "run", "--mixup=0.4", module=module)
+    module.batch_cost = lambda *given: seen.append(given[1].lam) or batch_cost(*given)
+    _, weights = tiny_run(tmp_path / "run", "--set=mixup=0.4", module=module)
     for step, (shares, rows) in enumerate(zip(seen, (4, 4, 1) * 2, strict=True)):
         expected = np.random.default_rng((1, step)).beta(0.4, 0.4, rows)
         assert shares.tolist() == pytest.approx(expected)
@@ -371,11 +389,14 @@ def test_cost_of_age_and_gender(weight):
     model = module.ResNet34(gender=1).eval()
     images, labels = torch.rand(4, 3, 40, 40), torch.tensor([3, 0, 25, 11])
     genders = torch.tensor([1.0, math.nan, 0.0, 0.0])
-    split = SimpleNamespace(labels=labels, genders=genders)
-    args = SimpleNamespace(amp=0, gender=1, gender_weight=weight)
-    rows, imp = np.arange(4), torch.ones(1)
-    device = torch.device("cpu")
-    cost = module.batch_cost(model, split, rows, slice(0, 4), images, None, imp, args, device)
+    args, imp = SimpleNamespace(amp=0, gender=1, gender_weight=weight), torch.ones(1)
+
+    def cost_of(mine, part):
+        batch = SimpleNamespace(images=images[part], labels=labels[mine], genders=genders[mine])
+        batch.count, batch.known, batch.lam = 4, 3, None
+        return module.batch_cost(model, batch, imp, args)
+
+    cost = cost_of(slice(0, 4), slice(0, 4))
     logits, male = (part.detach().double() for part in model(images))
     age = module.cost_fn(logits, labels, imp).mean().item()
     p_male = [1 / (1 + math.exp(-x)) for x in male.tolist()]
@@ -383,11 +404,8 @@ def test_cost_of_age_and_gender(weight):
     assert cost.item() == pytest.approx(age - weight * sum(parts) / 3, rel=1e-5)
 
     # it is the sum of what processes have of it, one of which has no image of the batch
-    costs = []
-    for mine in (slice(0, 3), slice(3, 4), slice(4, 4)):
-        some = images[module.at_least_one(mine)]
-        given = model, split, rows, mine, some, None
-        costs.append(module.batch_cost(*given, imp, args, device))
+    parts = (slice(0, 3), slice(0, 3)), (slice(3, 4), slice(3, 4)), (slice(4, 4), slice(0, 1))
+    costs = [cost_of(mine, part) for mine, part in parts]
     assert costs[2] == 0 and costs[2].requires_grad
     assert sum(costs).item() == pytest.approx(cost.item(), rel=1e-5)
 
@@ -419,9 +437,3 @@ def test_bfloat16(tmp_path):
     assert {tensor.dtype for tensor in state.values()} == {torch.float32, torch.int64}
     model = module.ResNet34(gender=1)
     model.load_state_dict(state)
-    images = np.random.default_rng(0).integers(0, 256, (3, 3, 40, 40), dtype=np.uint8)
-    answers = []
-    for amp in (0, 1):
-        args = SimpleNamespace(flip=1, shifts=0, amp=amp, channels_last=0)
-        answers.append(module.predict_batch(model.eval(), images, torch.device("cpu"), args))
-    assert all(torch.equal(a, b) for a, b in zip(*answers, strict=True))

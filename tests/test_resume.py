@@ -33,7 +33,7 @@ resource = pytest.importorskip("resource")  # not on Windows
 SCRIPT = ROOT / "model-code" / "afad-coral.py"
 TINY = ["--epochs=2", "--batch_size=4", "--image_size=40", "--log_every=1"]
 ROWS = {"train": 11, "valid": 5, "test": 6}
-FAST = ["--recipe=fast", "--augment=2", "--mixup=0.3", "--shifts=1", "--gender=1"]
+FAST = ["--recipe=fast", "--augment=2", "--set=mixup=0.3", "--set=shifts=1", "--gender=1"]
 FAST += ["--imp_weight=1", "--amp=1"]
 SAVED = "model.pt test_predictions.csv test_probas.npy best_test_predictions.csv".split()
 
@@ -401,8 +401,8 @@ def refusal(out, data, capsys, *options, script=SCRIPT):
         ("--numworkers=2", "--numworkers was 4, is 2"),
         ("--imp_weight=1", "--imp_weight was 0, is 1"),
         ("--gender=1", "--gender was 0, is 1"),
-        ("--average=0.9", "--average was 0.0, is 0.9"),
-        ("--flip=1", "--flip was 0, is 1"),
+        ("--set=average=0.9", "--set average was 0.0, is 0.9"),
+        ("--set=flip=1", "--set flip was 0, is 1"),
         ("--init_from=other.pt", "--init_from was None, is other.pt: leave it out, or start"),
         ("--valid_csv={data}/valid.csv", "csv_sha256 of valid data was None, is "),
         ("--valid_csv={data}/valid.csv", ": give what it began with, or start another"),
@@ -658,7 +658,9 @@ def test_learning_rate(steps):
     lr/250,000; a run of fewer steps than 6 ends before."""
     given = {"weight_decay": 0.0, "fused": 0, "bias_lr": 1.0}
     settings = SimpleNamespace(lr=0.003, onecycle=1, **given)
-    optimizer, schedule = load(SCRIPT).optimisation(torch.nn.Linear(1, 1), settings, steps)
+    module = load(SCRIPT)
+    optimizer = module.build_optimizer(torch.nn.Linear(1, 1), settings)
+    schedule = module.build_schedule(optimizer, settings, steps)
     peak, last = 0.2 * max(steps, 6) - 1, max(steps, 6) - 1
     for step in range(steps):
         low, high, part = 0.003 / 25, 0.003, step / peak
@@ -669,7 +671,8 @@ def test_learning_rate(steps):
         optimizer.step()
         schedule.step()
     constant = SimpleNamespace(lr=0.7, onecycle=0, **given)
-    optimizer, schedule = load(SCRIPT).optimisation(torch.nn.Linear(1, 1), constant, steps)
+    optimizer = module.build_optimizer(torch.nn.Linear(1, 1), constant)
+    schedule = module.build_schedule(optimizer, constant, steps)
     for _ in range(8):
         optimizer.step()
         schedule.step()
@@ -709,7 +712,7 @@ def test_the_average_is_what_is_evaluated(data, out):
         averages.append((average, model))
 
     module.update_average = watched
-    module.main([*options_for(data, out), "--seed=1", "--epochs=1", "--average=0.999999"])
+    module.main([*options_for(data, out), "--seed=1", "--epochs=1", "--set=average=0.999999"])
     assert len(averages) == 3  # one for each batch
     average, model = (part.state_dict() for part in averages[-1])
     saved = torch.load(out / "model.pt", weights_only=True)
