@@ -47,8 +47,7 @@ from unittest import mock
 import numpy as np
 import PIL.Image
 import torch
-from conftest import ROOT, load
-from plain import Images
+from conftest import ROOT, load, plain_dataset
 from torch.utils.data import DataLoader
 from torch.utils.flop_counter import FlopCounterMode
 from torchvision import transforms
@@ -58,7 +57,7 @@ CPU, ROUNDS = torch.device("cpu"), 5
 
 
 def plain_loader(module, folder, batch_size):
-    images = Images(module, folder / "train.csv", folder / "images", transforms.RandomCrop)
+    images = plain_dataset(module, folder / "train.csv", folder / "images", transforms.RandomCrop)
     return DataLoader(images, batch_size, shuffle=True, num_workers=4)
 
 

@@ -57,6 +57,17 @@ def first_rows(dataset, folder, **rows):
     return [*csvs, f"--image_path={sample / 'images'}"]
 
 
+def plain_dataset(module, csv, folder, crop):
+    """The rows of ``csv`` for a torch DataLoader, as plain.py would have them with the data set of
+    the script ``module``; ``crop`` is torchvision's RandomCrop or CenterCrop."""
+    from plain import FaceDataset, resize_and
+    from torchvision import transforms
+
+    first = [transforms.CenterCrop(140)] if module.DATASET == "morph2" else []
+    transform = transforms.Compose([*first, resize_and(crop)])
+    return FaceDataset(csv, folder, transform, module.FILE_COLUMN)
+
+
 def run(script, *args, cwd=None, **env):
     """``python script args`` as a user would start it; CompletedProcess with text output."""
     return subprocess.run(

@@ -6,8 +6,7 @@ import pandas as pd
 import PIL.Image
 import pytest
 import torch
-from conftest import ROOT, first_rows, load, read_split, sample
-from plain import Images
+from conftest import ROOT, first_rows, load, plain_dataset, read_split, sample
 from torch.utils.data import DataLoader
 from torchvision import transforms
 
@@ -43,7 +42,7 @@ def test_against_data_loader(dataset, workers, tmp_path):
     crops = {"train": transforms.RandomCrop, "test": transforms.CenterCrop}
     loaders = {}
     for name, crop in crops.items():
-        images = Images(module, tmp_path / f"{name}.csv", sample(module) / "images", crop)
+        images = plain_dataset(module, tmp_path / f"{name}.csv", sample(module) / "images", crop)
         loaders[name] = DataLoader(images, 8, shuffle=name == "train", num_workers=workers)
     for name in passes:
         expected += list(loaders[name])
