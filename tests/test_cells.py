@@ -23,7 +23,7 @@ def make(folder, names=NAMES, **changed):
     ``changed`` gives whole texts for some scripts, with ``_`` for the hyphen of their names.
     """
     for name in names:
-        dataset, loss = name.split("-")
+        dataset, loss = name.split("-")[:2]
         parts = [
             f'"""The script {name}."""\n',
             cell("Imports [all]", "import os", "import sys"),
@@ -124,8 +124,9 @@ def test_a_folder_without_scripts(tmp_path, folder):
 
 @pytest.mark.parametrize(
     "name",
-    ["my-data-coral", "Mine-coral", "mine-Coral", "mine_coral", "mine-coral-2", "mine-coral (copy)"]
-    + ["mäuse-ce", "all-coral", "ce-ordinal", "coral-coral", "-coral"],
+    ["my-data-coral", "Mine-coral", "mine-Coral", "mine_coral", "mine-coral (copy)"]
+    + ["mäuse-ce", "all-coral", "own-coral", "ce-ordinal", "coral-coral", "-coral"]
+    + ["mine-coral-V2", "mine-coral-ce", "mine-coral-own", "mine-coral-2-b", "mine-coral-"],
 )
 def test_names_that_are_nearly_those_of_scripts(tmp_path, name):
     make(tmp_path)
@@ -637,10 +638,581 @@ def test_a_write_that_fails(tmp_path):
     assert texts(tmp_path) == before  # nor is a temporary file left
 
 
-@pytest.mark.parametrize("args", [["afad-corals"], ["../afad-coral"], ["--fix"], ["a", "b"]])
+@pytest.mark.parametrize(
+    "args",
+    [["afad-corals"], ["../afad-coral"], ["--fix"], ["a", "b"], ["--new"], ["--new", "--like"]]
+    + [["afad-ce", "--new", "mine-ce"], ["--like", "afad-ce"], ["afad-ce", "--like", "utk-ce"]],
+)
 def test_wrong_calls(tmp_path, args):
     before = texts(make(tmp_path))
     call = cells(tmp_path, *args)
     assert (call.returncode, call.stdout) == (2, "")
     assert call.stderr.startswith("cells.py: error: ") and call.stderr.count("\n") == 1
     assert texts(tmp_path) == before
+
+
+# Cells of each script's own
+
+
+def with_paths(folder, names=NAMES):
+    """The scripts of ``make``, and after the imports of each a cell [own] with its own text."""
+    make(folder, names)
+    for name in names:
+        path = folder / f"{name}.py"
+        paths = cell("Paths [own]", f"CSV = '/data/{name}.csv'")
+        path.write_text(path.read_text().replace("# %% Facts", f"{paths}\n\n# %% Facts"))
+    return folder
+
+
+SAME_OWN = SAME.replace("10 cells", "11 cells")
+
+
+def test_own_cells_differ(tmp_path):
+    check = cells(with_paths(tmp_path))
+    assert (check.returncode, check.stdout, check.stderr) == (0, SAME_OWN, "")
+
+
+def test_an_own_cell_may_not_be_missing(tmp_path):
+    path = with_paths(tmp_path) / "utk-coral.py"
+    path.write_text(
+        path.read_text().replace(cell("Paths [own]", "CSV = '/data/utk-coral.csv'"), "")
+    )
+    check = cells(tmp_path)
+    said = "utk-coral.py lacks afad-ce.py:9 '# %% Paths [own]'\n"
+    assert (check.returncode, check.stdout) == (1, said)
+
+
+def test_copying_leaves_own_cells_alone(tmp_path):
+    before = texts(with_paths(tmp_path))
+    path = tmp_path / "afad-ce.py"
+    text = path.read_text().replace("/data/afad-ce", "/edited").replace("import sys", "import re")
+    path.write_text(text)
+    copy = cells(tmp_path, "afad-ce")
+    assert (copy.returncode, copy.stdout.splitlines()[1]) == (0, SAME_OWN.strip())
+    after = texts(tmp_path)
+    assert after.pop("afad-ce.py") == text.encode()
+    for name, text in after.items():
+        assert text == before[name].replace(b"import sys", b"import re")
+
+
+def test_copying_gives_an_own_cell_to_those_that_have_none(tmp_path):
+    path = make(tmp_path) / "afad-ce.py"
+    own = [cell("Paths [own]", f"CSV = {n}") for n in (1, 2)]
+    path.write_text(path.read_text().replace("# %% Main", f"{own[0]}\n\n# %% Main"))
+    utk = tmp_path / "utk-ce.py"
+    utk.write_text(utk.read_text().replace("# %% Main", f"{own[1]}\n\n# %% Main"))
+    before = utk.read_text()
+    copy = cells(tmp_path, "afad-ce")
+    assert (copy.returncode, copy.stdout.splitlines()[1]) == (0, SAME_OWN.strip())
+    assert utk.read_text() == before
+    assert f"{own[0]}\n\n# %% Main" in (tmp_path / "utk-coral.py").read_text()
+
+
+def test_an_own_cell_has_exceptions_but_no_shared_twin(tmp_path):
+    path = with_paths(tmp_path) / "utk-ce.py"
+    text = path.read_text()
+    path.write_text(text.replace("Paths [own]", "Paths [utk-ce]"))
+    assert cells(tmp_path).stdout == SAME.replace("10 cells", "12 cells")
+    path.write_text(text.replace("Paths [own]", "Paths [all]"))
+    for args in [], ["utk-ce"], ["afad-ce"]:
+        check = cells(tmp_path, *args)
+        assert (check.returncode, check.stdout, check.stderr.count("\n")) == (1, "", 1)
+        said = (
+            "'# %% Paths [own]' and utk-ce.py:9 '# %% Paths [all]' both claim afad-ce, and neither"
+        )
+        assert said in check.stderr
+    path.write_text(text.replace("Paths [own]", "Paths [own, utk]"))
+    assert "a scope is all, or " in cells(tmp_path).stderr
+
+
+# Variants
+
+
+def with_variant(folder, **changed):
+    """The twelve scripts and utk-coral-wide.py, whose main cell is its own."""
+    make(folder, [*NAMES, "utk-coral-wide"])
+    path = folder / "utk-coral-wide.py"
+    text = path.read_text().replace("Main [all]\nmain()", "Main [utk-coral-wide]\nmain(50)")
+    path.write_text(text)
+    for name, change in changed.items():
+        path = folder / f"{name.replace('_', '-')}.py"
+        path.write_text(change(path.read_text()))
+    return folder
+
+
+SAME_WIDE = SAME.replace("12 scripts, 10 cells", "13 scripts, 11 cells")
+
+
+def test_a_variant(tmp_path):
+    check = cells(with_variant(tmp_path))
+    assert (check.returncode, check.stdout, check.stderr) == (0, SAME_WIDE, "")
+
+
+@pytest.mark.parametrize("source", ["utk-coral", "utk-coral-wide"])
+@pytest.mark.parametrize(
+    "old, ends",
+    [("import sys", ""), ("DATASET = 'utk'", "utk"), ("LOSS = 'coral'", "coral"), ("pass", "al")],
+)
+def test_what_a_variant_shares(tmp_path, source, old, ends):
+    """Cells of all, of its data set, of its loss and of two losses, copied from it and to it."""
+    before = texts(with_variant(tmp_path))
+    path = tmp_path / f"{source}.py"
+    path.write_text(path.read_text().replace(old, "changed()"))
+    assert cells(tmp_path).stdout.count("+changed()") + cells(tmp_path).stdout.count("+    ch") == 1
+    assert cells(tmp_path, source).returncode == 0
+    for name, text in texts(tmp_path).items():
+        assert text == before[name].replace(old.encode(), b"changed()")
+        assert (text != before[name]) == (old.encode() in before[name])
+    assert (tmp_path / "utk-coral-wide.py").read_text().endswith("[utk-coral-wide]\nmain(50)\n")
+
+
+def test_the_main_cell_of_the_others_is_not_the_variants(tmp_path):
+    with_variant(tmp_path, utk_coral=edit("main()", "main(3)"))
+    assert cells(tmp_path, "utk-coral").returncode == 0
+    wide = tmp_path / "utk-coral-wide.py"
+    assert wide.read_text().endswith("[utk-coral-wide]\nmain(50)\n")
+    assert (tmp_path / "afad-ce.py").read_text().endswith("[all]\nmain(3)\n")
+    wide.write_text(wide.read_text().replace("main(50)", "main(6)"))
+    copy = cells(tmp_path, "utk-coral-wide")
+    assert (copy.returncode, copy.stdout) == (
+        0,
+        f"copied from utk-coral-wide.py to none\n{SAME_WIDE}",
+    )
+
+
+def test_a_cell_of_a_script_is_that_of_its_variants_too(tmp_path):
+    """[utk-coral] names both, and [utk-coral-wide] is the narrower of the two."""
+    with_variant(tmp_path, utk_coral=edit("Main [all]\nmain()", "Main [utk-coral]\nmain(3)"))
+    assert cells(tmp_path).stdout == SAME_WIDE.replace("11 cells", "12 cells")
+    wide = tmp_path / "utk-coral-wide.py"
+    text = wide.read_text()
+    wide.write_text(text.replace("[utk-coral-wide]\nmain(50)", "[all]\nmain()"))
+    said = (
+        "utk-coral-wide.py lacks utk-coral.py:22 '# %% Main [utk-coral]';"
+        " holds the wider utk-coral-wide.py:22 '# %% Main [all]'\n"
+    )
+    assert cells(tmp_path).stdout == said
+    assert cells(tmp_path, "utk-coral").returncode == 0
+    assert wide.read_text() == text.replace("[utk-coral-wide]\nmain(50)", "[utk-coral]\nmain(3)")
+
+
+def test_a_variant_without_the_script_that_it_varies(tmp_path):
+    with_variant(tmp_path, utk_coral_wide=edit("[utk-coral-wide]", "[utk-coral]"))
+    (tmp_path / "utk-coral.py").unlink()
+    assert cells(tmp_path).stdout == SAME.replace("10 cells", "11 cells")
+
+
+@pytest.mark.parametrize("scope", ["wide", "utk-wide", "utk-coral, utk-coral-wide", "utk-ce-wide"])
+def test_scopes_that_name_no_variant(tmp_path, scope):
+    with_variant(tmp_path, utk_coral_wide=edit("[utk-coral-wide]", f"[{scope}]"))
+    check = cells(tmp_path)
+    assert (check.returncode, check.stdout, check.stderr.count("\n")) == (1, "", 1)
+    said = f"utk-coral-wide.py:22 '# %% Main [{scope}]': a scope is all, or data sets that"
+    assert check.stderr.startswith(said)
+
+
+def test_a_variant_of_a_loss_of_ones_own(tmp_path):
+    """Recognised by its cells [all]; another tool of such a name is left alone."""
+    make(tmp_path, [*NAMES, "utk-focal", "utk-focal-wide"])
+    for name in "utk-focal", "utk-focal-wide":
+        path = tmp_path / f"{name}.py"
+        path.write_text(path.read_text().replace("[coral, ordinal]", "[focal]"))
+    (tmp_path / "draw-my-plot.py").write_text("import os\n")
+    said = SAME.replace("12 scripts, 10 cells", "14 scripts, 12 cells")
+    assert cells(tmp_path).stdout == said
+
+
+# New scripts
+
+STORY = '''"""Age estimation on {data} by {method}.
+
+    python model-code/{name}.py --outpath run1
+
+{result}Differs from its sisters in [{dataset}] and {losses}.
+"""
+
+# %% Imports [all]
+import os
+
+# %% Paths [own]
+CSV = "{csv}"
+
+# %% Facts [{dataset}]
+DATASET = "{dataset}"
+NAMES = "{names}"
+
+
+# %% Loss [{loss}]
+LOSS = "{loss}"
+KIND = "{kind}"
+
+
+{weights}# %% Main [all]
+main()
+'''
+DATA = {"afad": "AFAD", "utk": "UTKFace", "faces": "any faces, ages 0-100,"}
+METHODS = {
+    "ce": "cross-entropy (Cao et al. 2020, v1.2)",
+    "coral": "CORAL-CNN (Cao et al. 2020, v1.2)",
+    "corn": "CORN, which is new",
+}
+RESULT = "Result: an MAE of 5 by {name}.py,\nthree runs.\n\n"
+
+
+def story(name, result="", csv=None, names=None, kind=None, **said):
+    """The text of a script; by default the data set's and the loss's own constants tell them."""
+    dataset, loss = name.split("-")[:2]
+    weights = {"ce": None, "coral": "coral, ordinal"}.get(loss, loss)
+    return STORY.format(
+        name=name,
+        dataset=dataset,
+        loss=loss,
+        data=said.get("data", DATA.get(dataset)),
+        method=said.get("method", METHODS.get(loss)),
+        result=result.format(name=name),
+        losses=f"[{weights}] and [{loss}]" if loss == "coral" else f"[{loss}]",
+        csv=csv or f"/{name}.csv",
+        names=names or f"names of {dataset}",
+        kind=kind or f"kind of {loss}",
+        weights=f"# %% Weights [{weights}]\ndef weights():\n    pass\n\n\n" if weights else "",
+    )
+
+
+STORIES = ["afad-ce", "afad-coral", "faces-ce", "faces-coral", "faces-corn", "utk-coral"]
+
+
+def stories(folder, names=STORIES):
+    for name in names:
+        (folder / f"{name}.py").write_text(story(name, result=RESULT))
+    return folder
+
+
+def assert_written(folder, call, text, said):
+    """The call writes one file, with that text, leaves all others, and prints ``said``."""
+    before = texts(folder)
+    done = cells(folder, "--new", *call.split())
+    name = call.split()[0].removesuffix(".py")
+    count = f"{len(before) + 1} scripts, "
+    assert (done.returncode, done.stderr) == (0, "")
+    *lines, check = done.stdout.splitlines()
+    assert (lines, check[: len(count)]) == (said, count)
+    after = texts(folder)
+    assert after.pop(f"{name}.py").decode() == text
+    assert after == before
+
+
+def test_new_data_set(tmp_path):
+    stories(tmp_path)
+    text = '''"""Age estimation on mine by CORAL-CNN (Cao et al. 2020, v1.2).
+
+    python model-code/mine-coral.py --outpath run1
+
+Differs from its sisters in [mine] and [coral, ordinal] and [coral].
+"""
+
+# %% Imports [all]
+import os
+
+# %% Paths [own]
+CSV = "/faces-coral.csv"
+
+# %% Facts [mine]
+DATASET = "mine"
+NAMES = "names of faces"
+
+
+# %% Loss [coral]
+LOSS = "coral"
+KIND = "kind of coral"
+
+
+# %% Weights [coral, ordinal]
+def weights():
+    pass
+
+
+# %% Main [all]
+main()
+'''
+    said = "wrote mine-coral.py; edit next: mine-coral.py:11 '# %% Paths [own]',"
+    said += " mine-coral.py:14 '# %% Facts [mine]'"
+    assert_written(tmp_path, "mine-coral --like faces-coral", text, [said])
+
+
+@pytest.mark.parametrize("like", ["", " --like faces-ce", " --like afad-coral.py"])
+def test_new_loss_for_a_data_set_of_ones_own(tmp_path, like):
+    """Its cells [mine] and its paths are those of mine-coral.py, its loss any sister's."""
+    stories(tmp_path)
+    mine = story("mine-coral", data="my photos", names="of mine", csv="/edited.csv")
+    (tmp_path / "mine-coral.py").write_text(mine)
+    text = story("mine-ce", data="my photos", names="of mine", csv="/edited.csv")
+    assert_written(tmp_path, "mine-ce" + like, text, ["wrote mine-ce.py; it needs no edit"])
+
+
+def test_new_data_set_with_the_loss_of_another_sister(tmp_path):
+    stories(tmp_path)
+    text = story("mine-corn", data="mine", names="names of utk", csv="/utk-coral.csv")
+    said = "wrote mine-corn.py; edit next: mine-corn.py:11 '# %% Paths [own]',"
+    said += " mine-corn.py:14 '# %% Facts [mine]'"
+    assert_written(tmp_path, "mine-corn.py --like utk-coral", text, [said])
+
+
+@pytest.mark.parametrize("like, dataset", [("faces-coral", "faces"), ("utk-coral", "utk")])
+def test_new_loss(tmp_path, like, dataset):
+    """The data set's cells and paths are its own sister's, whichever script has the loss."""
+    stories(tmp_path, [name for name in STORIES if name != "faces-corn"])
+    csv = "/faces-coral.csv" if dataset == "faces" else "/faces-ce.csv"
+    text = story("faces-corn", method="corn", kind="kind of coral", csv=csv)
+    said = "wrote faces-corn.py; edit next: faces-corn.py:19 '# %% Loss [corn]',"
+    said += " faces-corn.py:24 '# %% Weights [corn]'"
+    assert_written(tmp_path, f"faces-corn --like {like}", text, [said])
+    assert '# %% Loss [corn]\nLOSS = "corn"\n' in text
+
+
+def test_new_data_set_and_new_loss(tmp_path):
+    stories(tmp_path, ["utk-ce", "utk-coral"])
+    text = story(
+        "m1-2c",
+        data="m1",
+        method="2c",
+        csv="/utk-coral.csv",
+        names="names of utk",
+        kind="kind of coral",
+    )
+    said = "wrote m1-2c.py; edit next: " + ", ".join(
+        f"m1-2c.py:{line} '# %% {head}'"
+        for line, head in [
+            (11, "Paths [own]"),
+            (14, "Facts [m1]"),
+            (19, "Loss [2c]"),
+            (24, "Weights [2c]"),
+        ]
+    )
+    assert_written(tmp_path, "m1-2c --like utk-coral", text, [said])
+
+
+@pytest.mark.parametrize(
+    "name, csv",
+    [("afad-corn", "/afad-ce.csv"), ("utk-ce", "/utk-coral.csv"), ("utk-corn", "/utk-coral.csv")],
+)
+def test_new_script_of_known_parts(tmp_path, name, csv):
+    stories(tmp_path)
+    said = [f"wrote {name}.py; it needs no edit"]
+    assert_written(tmp_path, name, story(name, csv=csv), said)
+
+
+def test_the_order_of_composed_cells(tmp_path):
+    """What the loss's sister does not have is put where the data set's has it."""
+
+    def longer(text, *last):
+        for title in "Imports", "Weights":
+            text = text.replace(f"# %% {title}", cell(f"Before {title} [utk]") + f"\n# %% {title}")
+        return "\n\n".join([text, *last])
+
+    stories(tmp_path)
+    utk, corn = tmp_path / "utk-coral.py", tmp_path / "faces-corn.py"
+    last, end = cell("Last [utk]", "A = 1"), cell("End [corn]", "B = 2")
+    utk.write_text(longer(utk.read_text(), last))
+    corn.write_text("\n\n".join([corn.read_text(), end]))
+    text = longer(story("utk-corn", csv="/utk-coral.csv"), last, end)
+    assert_written(tmp_path, "utk-corn", text, ["wrote utk-corn.py; it needs no edit"])
+
+
+def test_the_narrowest_cell_and_not_a_sisters_exception(tmp_path):
+    """Without --like nothing comes along that is one sister's alone; with it, renamed."""
+    stories(tmp_path)
+    for name, scope in ("afad-ce", "afad-ce"), ("afad-coral", "afad"), ("faces-corn", "faces-corn"):
+        path = tmp_path / f"{name}.py"
+        text = path.read_text().replace("Main [all]\nmain()", f"Main [{scope}]\nmain({name!r})")
+        path.write_text(text)
+    text = story("afad-corn", csv="/afad-ce.csv")
+    text = text.replace("Main [all]\nmain()", "Main [afad]\nmain('afad-coral')")
+    assert_written(tmp_path, "afad-corn", text, ["wrote afad-corn.py; it needs no edit"])
+    done = cells(tmp_path, "--new", "mine-corn", "--like", "faces-corn")
+    assert (done.returncode, "mine-corn.py:29 '# %% Main [mine-corn]'" in done.stdout) == (0, True)
+    assert (
+        (tmp_path / "mine-corn.py").read_text().endswith("Main [mine-corn]\nmain('faces-corn')\n")
+    )
+
+
+def test_new_variant(tmp_path):
+    """Every cell is shared until its first line says the variant's name; then none else has it."""
+    before = texts(stories(tmp_path))
+    method = "CORAL-CNN (Cao et al. 2020, v1.2), variant resnet18"
+    text = story("utk-coral", method=method).replace("utk-coral.py", "utk-coral-resnet18.py")
+    said = [
+        "wrote utk-coral-resnet18.py; it needs no edit",
+        "a cell whose first line says [utk-coral-resnet18] is its own; all others stay shared",
+    ]
+    assert_written(tmp_path, "utk-coral-resnet18", text, said)
+
+    path = tmp_path / "utk-coral-resnet18.py"
+    path.write_text(text.replace("Main [all]\nmain()", "Main [utk-coral-resnet18]\nmain(18)"))
+    own = path.read_bytes()
+    assert cells(tmp_path, "utk-coral-resnet18").returncode == 0
+    assert texts(tmp_path) == {**before, path.name: own}
+    text = story("faces-coral", method=method).replace("faces-coral.py", "faces-coral-18.py")
+    text = text.replace("variant resnet18", "variant 18")
+    said = [part.replace("utk-coral-resnet18", "faces-coral-18") for part in said]
+    assert_written(tmp_path, "faces-coral-18", text, said)
+    text = text.replace("variant 18", "variant resnet18").replace(
+        "coral-18.py", "coral-resnet18.py"
+    )
+    text = text.replace("Main [all]\nmain()", "Main [faces-coral-resnet18]\nmain(18)")
+    said = [part.replace("faces-coral-18", "faces-coral-resnet18") for part in said]
+    edits = "edit next: faces-coral-resnet18.py:29 '# %% Main [faces-coral-resnet18]'"
+    said[0] = said[0].replace("it needs no edit", edits)
+    assert_written(tmp_path, "faces-coral-resnet18 --like utk-coral-resnet18", text, said)
+
+
+def test_what_a_variant_is_like(tmp_path):
+    """A cell [utk-coral] stays shared in its variant; a script like a variant is none."""
+    path = stories(tmp_path) / "utk-coral.py"
+    text = path.read_text().replace("Main [all]\nmain()", "Main [utk-coral]\nmain(3)")
+    path.write_text(text)
+    assert cells(tmp_path, "--new", "utk-coral-18", "--like", "utk-coral").returncode == 0
+    variant = (tmp_path / "utk-coral-18.py").read_text()
+    assert variant.split("# %% ")[1:] == text.split("# %% ")[1:]
+    assert cells(tmp_path, "--new", "mine-coral", "--like", "utk-coral-18").returncode == 0
+    text = story("mine-coral", data="mine", csv="/utk-coral.csv", names="names of utk")
+    text = text.replace("Main [all]\nmain()", "Main [mine-coral]\nmain(3)")
+    assert (tmp_path / "mine-coral.py").read_text() == text
+
+
+def test_docstrings_of_another_form(tmp_path):
+    """A sentence over two lines, none of that form, and a result at the end."""
+    stories(tmp_path, ["utk-ce", "utk-coral"])
+    path = tmp_path / "utk-coral.py"
+    text = path.read_text()
+    path.write_text(text.replace("on UTKFace by CORAL-CNN", "on UTKFace\nby CORAL-CNN"))
+    assert cells(tmp_path, "--new", "mine-coral", "--like", "utk-coral").returncode == 0
+    said = '"""Age estimation on mine by CORAL-CNN (Cao et al. 2020, v1.2).\n\n'
+    assert (tmp_path / "mine-coral.py").read_text().startswith(said)
+    other = '"""Mine. See utk-coral.py, not my-utk-coral.py.\n\nResult: 5.\n"""\n\n# %% Imports'
+    path.write_text(other + text.split("# %% Imports")[1])
+    assert cells(tmp_path, "--new", "its-coral", "--like", "utk-coral").returncode == 0
+    said = '"""Mine. See its-coral.py, not my-utk-coral.py.\n"""\n\n# %% Imports [all]\n'
+    assert (tmp_path / "its-coral.py").read_text().startswith(said)
+
+
+def test_a_new_script_has_the_line_ends_and_the_mode_of_its_sister(tmp_path):
+    stories(tmp_path)
+    for path in tmp_path.iterdir():
+        path.write_bytes(path.read_bytes().replace(b"\n", b"\r\n"))
+    (tmp_path / "utk-coral.py").chmod(0o750)
+    assert cells(tmp_path, "--new", "utk-coral-2").returncode == 0
+    written = tmp_path / "utk-coral-2.py"
+    assert written.read_bytes().count(b"\r\n") == written.read_bytes().count(b"\n") == 30
+    assert written.stat().st_mode & 0o777 == 0o750
+
+
+@pytest.mark.parametrize(
+    "call, said",
+    [
+        ("utk_coral", "'utk_coral' is no name of a script: a training script is named <data set>-"),
+        ("Mine-coral --like utk-coral", "'Mine-coral' is no name of a script: "),
+        ("coral-ce --like utk-ce", "'coral-ce' is no name of a script: "),
+        ("own-ce --like utk-ce", "'own-ce' is no name of a script: "),
+        ("mine-all --like utk-ce", "'mine-all' is no name of a script: "),
+        ("../mine-ce --like utk-ce", "'../mine-ce' is no name of a script: "),
+        ("utk-coral-a-b", "'utk-coral-a-b' is no name of a script: "),
+        ("utk-coral", "utk-coral.py is there already"),
+        ("utk-coral --like faces-coral", "utk-coral.py is there already"),
+        ("mine-coral --like mien-coral", "no script is named 'mien-coral'; choose from: afad-ce, "),
+        (
+            "mine-coral",
+            "mine-coral: no script has 'mine' yet: say with --like which it begins as: ",
+        ),
+        ("utk-focal", "utk-focal: no script has 'focal' yet: say with --like which it begins as: "),
+        ("mine-focal", "mine-focal: no script has 'focal' and 'mine' yet: say with --like which "),
+        ("corn-ce --like utk-coral", "corn-ce: 'corn' would be a data set and a loss: choose "),
+        ("mine-utk --like utk-coral", "mine-utk: 'utk' would be a data set and a loss: choose "),
+        ("mine-mine --like utk-coral", "mine-mine: 'mine' would be a data set and a loss: "),
+        ("utk-ce-wide", "utk-ce-wide is a variant of utk-ce, which is not there; choose a base "),
+        ("mine-ce-2 --like faces-ce", "mine-ce-2 is a variant of mine-ce, which is not there; "),
+    ],
+)
+def test_new_scripts_that_cannot_be(tmp_path, call, said):
+    before = texts(stories(tmp_path))
+    done = cells(tmp_path, "--new", *call.split())
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
+    assert done.stderr.startswith(f"cells.py: error: {said}")
+    assert texts(tmp_path) == before
+
+
+@pytest.mark.parametrize(
+    "name, possible",
+    [
+        ("mine-coral", "afad-coral, faces-coral, utk-coral, utk-coral-wide"),
+        ("faces-focal", "faces-ce, faces-coral, faces-corn"),
+        ("mine-focal", ", ".join([*STORIES, "utk-coral-wide"])),
+        ("utk-ce-2", ", ".join(STORIES)),
+    ],
+)
+def test_what_a_new_script_can_be_like(tmp_path, name, possible):
+    stories(tmp_path, [*STORIES, "utk-coral-wide"])
+    assert cells(tmp_path, "--new", name).stderr.endswith(f": {possible}\n")
+
+
+def test_no_new_script_where_its_sisters_disagree(tmp_path):
+    path = stories(tmp_path) / "utk-coral.py"
+    path.write_text(path.read_text().replace("import os", "import io"))
+    before = texts(tmp_path)
+    for call in ["utk-ce"], ["utk-coral-2"], ["mine-ce", "--like", "faces-ce"]:
+        done = cells(tmp_path, "--new", *call)
+        assert (done.returncode, done.stdout) == (1, "")
+        assert "-import os\n+import io\n" in done.stderr
+        assert done.stderr.endswith(f"cells.py: {call[0]}.py not written\n")
+    assert texts(tmp_path) == before
+
+
+def test_no_new_script_for_which_two_cells_are_due(tmp_path):
+    """Neither [utk] nor [ce] is the narrower; no script has had both so far."""
+    stories(tmp_path)
+    for name, scope in ("utk-coral", "utk"), ("afad-ce", "ce"), ("faces-ce", "ce"):
+        path = tmp_path / f"{name}.py"
+        path.write_text(path.read_text().replace("Main [all]", f"Main [{scope}]"))
+    assert cells(tmp_path).returncode == 0
+    before = texts(tmp_path)
+    done = cells(tmp_path, "--new", "utk-ce")
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (1, "", 1)
+    assert "both claim utk-ce, and neither is the narrower" in done.stderr
+    assert texts(tmp_path) == before
+
+
+def test_a_new_script_that_does_not_fit_on_the_disk(tmp_path):
+    before = texts(stories(tmp_path))
+    done = subprocess.run(
+        [sys.executable, CELLS, "--folder", tmp_path, "--new", "utk-ce"],
+        capture_output=True,
+        text=True,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (99, 99)),
+    )
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
+    assert done.stderr.startswith("cells.py: error: utk-ce.py can't be written in ")
+    assert texts(tmp_path) == before
+
+
+def test_new_scripts_beside_the_real_ones(tmp_path):
+    """A script that is gone comes back by its sisters' cells, the paths that users edit apart."""
+    for script in SCRIPTS:
+        shutil.copy(script, tmp_path)
+
+    def shared(text):
+        parts = ("\n" + text).split("\n# %% ")[1:]
+        return [part.strip() for part in parts if not part.split("\n")[0].endswith("[own]")]
+
+    for name in "utk-ordinal", "faces-ce", "morph2-coral":
+        gone = tmp_path / f"{name}.py"
+        text = gone.read_text()
+        gone.unlink()
+        done = cells(tmp_path, "--new", name)
+        assert (done.returncode, done.stderr) == (0, "")
+        assert shared(gone.read_text()) == shared(text) and len(shared(text)) > 5
+    for call in "mine-coral --like faces-coral", "faces-corn --like faces-coral", "mine-corn":
+        done = cells(tmp_path, "--new", *call.split())
+        assert (done.returncode, done.stderr) == (0, "")
+    text = (tmp_path / "mine-corn.py").read_text()
+    compile(text, "mine-corn.py", "exec")
+    assert text.count('\nDATASET = "mine"\n') == text.count('\nLOSS = "corn"\n') == 1
+    assert text.startswith('"""Age estimation on mine by corn')
