@@ -1216,3 +1216,20 @@ def test_new_scripts_beside_the_real_ones(tmp_path):
     compile(text, "mine-corn.py", "exec")
     assert text.count('\nDATASET = "mine"\n') == text.count('\nLOSS = "corn"\n') == 1
     assert text.startswith('"""Age estimation on mine by corn')
+
+
+def test_copies_are_marked_as_generated():
+    """A page that shows a change folds those; the one script that stays is the one to read."""
+    if not (shutil.which("git") and (ROOT / ".git").exists()):
+        pytest.skip("needs a git checkout")
+    paths = [str(path.relative_to(ROOT)) for path in (*SCRIPTS, CELLS)]
+    said = subprocess.run(
+        ["git", "check-attr", "linguist-generated", *paths],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    marks = dict(line.split(": linguist-generated: ") for line in said.stdout.splitlines())
+    exceptions = {"model-code/utk-coral.py": "unset", "model-code/cells.py": "unspecified"}
+    assert marks == {path: exceptions.get(path, "true") for path in paths}
