@@ -101,8 +101,7 @@ def read_run_json(path, notes):
         "dataset": record["dataset"],
         "loss": record["loss"],
         "imp_weight": int(bool(options["imp_weight"])),
-        # of CORAL alone; runs from before there was a choice had 1
-        "bias_lr": float(options.get("bias_lr", 1)) if record["loss"] == "coral" else 1.0,
+        "variant": variant_of(record),
         "gender": int(bool(record["gender"])),
         "epochs": int(options["epochs"]),
         "curves": curves,
@@ -110,7 +109,10 @@ def read_run_json(path, notes):
     if not all(re.fullmatch("[a-z0-9]+", result[name]) for name in ("dataset", "loss")):
         raise ValueError(f"no data set or no loss: {result['dataset']}, {result['loss']}")
     LOSSES.setdefault(result["loss"], result["loss"])
-    COLOURS.setdefault(result["loss"], OTHER_COLOURS[len(COLOURS) % len(OTHER_COLOURS)])
+    names = [result["loss"]]
+    names += [(result["loss"], result["variant"])] if result["variant"] else []
+    for name in names:
+        COLOURS.setdefault(name, OTHER_COLOURS[len(COLOURS) % len(OTHER_COLOURS)])
     # what is off, 0 or None, other versions of the script may not know
     settings = {key: value for key, value in options.items() if value and key not in NOT_COMPARED}
     settings |= {key: record[key] for key in ("num_classes", "youngest_age", "processes")}
@@ -120,6 +122,16 @@ def read_run_json(path, notes):
     if not finished:
         return [result | {"epoch": "unfinished", "settings": settings}]
     return read_results(folder, record, result | {"settings": settings}, notes)
+
+
+def variant_of(record):
+    """What sets the script's runs apart from those of <data set>-<loss>.py: the third part of its
+    name, and of CORAL the rate of the biases; runs from before there was a choice had 1."""
+    parts = Path(record["script"]).stem.split("-")[2:]
+    bias_lr = record["settings"].get("bias_lr", 1)
+    if record["loss"] == "coral" and bias_lr != 1:
+        parts.append(f"bias_lr {bias_lr:g}")
+    return ", ".join(parts)
 
 
 def read_results(folder, record, result, notes):
@@ -329,7 +341,7 @@ def read_published_log(path, test_csvs, notes):
         "dataset": dataset,
         "loss": name[2],
         "imp_weight": int("\nTask Importance Weight: 1\n" in log),
-        "bias_lr": 1.0,
+        "variant": "",
         "gender": 0,
         "epochs": epochs,
         "minutes": float(minutes[1]),
@@ -373,7 +385,7 @@ def read_test_csv(path, dataset):
 
 
 def compare(results, notes):
-    """[{(loss, imp_weight, bias_lr): [results, one per seed]}], one dict per comparison.
+    """[{(loss, imp_weight, variant): [results, one per seed]}], one dict per comparison.
 
     An unfinished run joins each comparison of its data set and settings, whatever the test images,
     or else forms one with others like it.
@@ -410,7 +422,7 @@ def compare(results, notes):
 
 
 def key_of(result):
-    return result["loss"], result["imp_weight"], result["bias_lr"]
+    return result["loss"], result["imp_weight"], result["variant"]
 
 
 def group_of(comparisons, result):
@@ -441,9 +453,8 @@ def first_of(groups):
     return next(iter((having(groups, "mae") or groups).values()))[0]
 
 
-def named(loss, weighted, bias_lr):
-    rate = f", bias_lr {bias_lr:g}" if bias_lr != 1 else ""
-    return loss + (", weighted" if weighted else "") + rate
+def named(loss, weighted, variant):
+    return loss + (", weighted" if weighted else "") + (f", {variant}" if variant else "")
 
 
 def label(key):
@@ -483,7 +494,7 @@ def results_table(number, groups):
                 "data set": first["dataset"],
                 "loss": LOSSES[key[0]],
                 "imp. weights": str(key[1]),
-                "bias_lr": f"{key[2]:g}",
+                "variant": key[2],
                 "gender": str(first["gender"]),
                 "epoch": first["epoch"],
                 "runs": str(len(group)),
@@ -554,7 +565,7 @@ def short_tables(comparisons):
     short, always = [], {}
     for row in results.to_dict("records"):
         share, weighted = row["CS(5) %"], row["imp. weights"] == "1"
-        loss = named(row["loss"], weighted, float(row["bias_lr"]))
+        loss = named(row["loss"], weighted, row["variant"])
         columns = {name: row[name] for name in telling}
         columns |= {"loss": loss, "seeds": row["seeds"].replace(" ", ", ")}
         columns["test MAE"] = plus_minus(row["test MAE"], row["MAE sd"])
@@ -661,16 +672,18 @@ def by_group_table(number, groups):
     return sorted(rows, key=order)
 
 
-# Plots. A loss keeps its colour, dashed where importance-weighted, dotted where unfinished, the
-# paler, the further the rate of CORAL's biases is from that of the weights. Each shows the groups
-# that have what PLOTS, below, says it needs.
+# Plots. A loss keeps its colour, a variant of it has another; dashed where importance-weighted,
+# dotted where unfinished. Each shows the groups that have what PLOTS, below, says it needs.
+
+
+def colour(key):
+    loss, _, variant = key
+    return COLOURS[loss, variant] if variant else COLOURS[loss]
 
 
 def line(key):
-    loss, weighted, bias_lr = key
-    alpha = max(1 / (1 + 0.1 * abs(bias_lr - 1)), 0.2)
-    style = {"linestyle": "--" if weighted else "-", "alpha": alpha}
-    return {"color": COLOURS[loss], "label": label(key), **style}
+    style = {"linestyle": "--" if key[1] else "-"}
+    return {"color": colour(key), "label": label(key), **style}
 
 
 def unfinished_line(key):
@@ -678,7 +691,7 @@ def unfinished_line(key):
 
 
 def shades(key):
-    return LinearSegmentedColormap.from_list("", ["0.93", COLOURS[key[0]]])
+    return LinearSegmentedColormap.from_list("", ["0.93", colour(key)])
 
 
 def panel_per_group(groups):

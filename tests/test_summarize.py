@@ -753,7 +753,7 @@ def test_reliability_by_a_slow_loop(summarize, tmp_path, loss):
             pairs[place] += 1
             given[place] += p
             happened[place] += int(row["true_age"]) - 21 > k
-    counted = groups[loss, 0, 1.0][0]["reliability"]
+    counted = groups[loss, 0, ""][0]["reliability"]
     assert counted[0].tolist() == pairs
     np.testing.assert_allclose(counted[1], given, rtol=1e-5)
     assert counted[2].tolist() == happened
@@ -812,14 +812,14 @@ def test_what_is_averaged(summarize, tmp_path):
     same = [made(), made(seed=1, log_every=2, trust_csv=1, skip_missing=1)]
     same.append(made(seed=2, cuda=0, cache_dir="elsewhere"))
     comparisons, notes = read_all(summarize, same)
-    assert keys(comparisons) == [("morph2", "last", ("coral", 0, 1.0), [0, 1, 2])] and not notes
+    assert keys(comparisons) == [("morph2", "last", ("coral", 0, ""), [0, 1, 2])] and not notes
     weighted = [made(imp_weight=1), made(loss="ce"), made(loss="ordinal")]
     comparisons, _ = read_all(summarize, same + weighted)
-    assert len(comparisons) == 1 and list(comparisons[0]) == [(*key, 1.0) for key in GROUPS]
+    assert len(comparisons) == 1 and list(comparisons[0]) == [(*key, "") for key in GROUPS]
     # of CORAL's biases' rate too, which no other loss has; a run from before there was one had 1
     rates = [made(bias_lr=1.0, seed=3), made(loss="ce", bias_lr=10.0, seed=4), made(bias_lr=10.0)]
     comparisons, notes = read_all(summarize, same + rates)
-    names = {"coral": ("coral", 0, 1.0), "ce": ("ce", 0, 1.0), "faster": ("coral", 0, 10.0)}
+    names = {"coral": ("coral", 0, ""), "ce": ("ce", 0, ""), "faster": ("coral", 0, "bias_lr 10")}
     assert keys(comparisons) == [
         ("morph2", "last", names["ce"], [4]),
         ("morph2", "last", names["coral"], [0, 1, 2, 3]),
@@ -830,6 +830,18 @@ def test_what_is_averaged(summarize, tmp_path):
     assert losses == ["CE", "CORAL", "CORAL, bias_lr 10"]
     table = summarize.short_tables(comparisons).split("\n\n")[0]
     assert "| CORAL, bias_lr 10 | 0 |" in table and "| CORAL | 0, 1, 2, 3 |" in table
+    # and of variants, which their scripts' names tell
+    record = json.loads((rates[0] / "run.json").read_text())
+    record |= {"script": "morph2-coral-resnet18.py"}
+    (rates[0] / "run.json").write_text(json.dumps(record))
+    [groups], _ = read_all(summarize, same + rates)
+    assert [summarize.label(key) for key in groups] == [
+        "CE",
+        "CORAL",
+        "CORAL, bias_lr 10",
+        "CORAL, resnet18",
+    ]
+    assert len({summarize.colour(key) for key in groups}) == 4
     # a former or later option that is off is none
     assert len(read_all(summarize, [*same, made(mixup=0.0, some_path=None, seed=5)])[0]) == 1
     for other in (
@@ -848,7 +860,7 @@ def test_what_is_averaged(summarize, tmp_path):
         assert sorted(seeds for *_, seeds in keys(comparisons)) == [[0, 1, 2], [5]] and not notes
         assert [summarize.paired_table(1, groups) for groups in comparisons] == [[], []]
     comparisons, _ = read_all(summarize, [*same, made(recipe="fast", lr=0.1)])
-    firsts = [groups["coral", 0, 1.0][0] for groups in comparisons]
+    firsts = [groups["coral", 0, ""][0] for groups in comparisons]
     apart = sorted(summarize.apart(first, firsts) for first in firsts)
     assert apart == ["lr 0.0005, recipe paper", "lr 0.1, recipe fast"]
 
@@ -905,7 +917,7 @@ def test_an_unfinished_run_is_in_the_curves_only(summarize, tmp_path):
     homes = {
         r["folder"].name
         for groups in comparisons
-        if ("ce", 0, 1.0) in groups
+        if ("ce", 0, "") in groups
         for group in groups.values()
         for r in group
     }
@@ -914,7 +926,7 @@ def test_an_unfinished_run_is_in_the_curves_only(summarize, tmp_path):
         for table in summarize.TABLES.values():
             assert "CE" not in {v for row in table(number, groups) for v in row.values()}
         assert summarize.first_of(groups)["epoch"] in ("last", "best on validation")
-        if ("ce", 0, 1.0) not in groups:
+        if ("ce", 0, "") not in groups:
             continue
         left, right = summarize.plot_curves(groups).axes
         (line,) = [line for line in left.lines if line.get_label() == "CE, unfinished"]
@@ -938,7 +950,7 @@ def test_a_report_on_unfinished_runs_alone(summarize, tmp_path, capsys):
     notes = (out / "results.md").read_text().split("\n\n")
     assert [note.split(": ")[0] for note in notes] == [*map(str, runs), ""]
     comparisons, _ = read_all(summarize, runs)
-    (pair,) = [groups for groups in comparisons if ("coral", 0, 1.0) in groups]
+    (pair,) = [groups for groups in comparisons if ("coral", 0, "") in groups]
     (panel,) = summarize.plot_curves(pair).axes
     labels = [text.get_text() for text in panel.get_legend().get_texts()]
     assert labels == ["CORAL, unfinished"] and len(panel.lines) == 2
@@ -970,8 +982,8 @@ def test_duplicate_seed_is_left_out_and_said(summarize, tmp_path):
     first = write_run(tmp_path / "a", count=20)
     second = write_run(tmp_path / "b", count=20, spread=9.0)
     comparisons, notes = read_all(summarize, [first, second, first])
-    assert keys(comparisons) == [("morph2", "last", ("coral", 0, 1.0), [0])]
-    assert comparisons[0]["coral", 0, 1.0][0]["folder"] == first
+    assert keys(comparisons) == [("morph2", "last", ("coral", 0, ""), [0])]
+    assert comparisons[0]["coral", 0, ""][0]["folder"] == first
     assert len(notes) == 2 and all("has seed 0 already" in note for note in notes)
     assert notes[0].startswith(f"{second}: left out")
 
@@ -983,7 +995,7 @@ def test_a_changed_script_is_said(summarize, tmp_path):
     (second / "run.json").write_text(json.dumps(record | {"script_sha256": "changed"}))
     comparisons, notes = read_all(summarize, [first, second])
     epochs = ("best on validation", "last")
-    assert keys(comparisons) == [("morph2", epoch, ("coral", 0, 1.0), [0, 1]) for epoch in epochs]
+    assert keys(comparisons) == [("morph2", epoch, ("coral", 0, ""), [0, 1]) for epoch in epochs]
     assert notes == [f"{second}: its script differs from {first}'s."]
 
 
@@ -1083,7 +1095,7 @@ def test_utk_names_of_three_fields_have_no_gender(summarize, tmp_path):
         row["path"] = name
     write_csv(folder / "test_predictions.csv", rows)
     (groups,), _ = read_all(summarize, [folder])
-    images = groups["coral", 0, 1.0][0]["images"]
+    images = groups["coral", 0, ""][0]["images"]
     assert images["gender"].astype(object).fillna("").tolist() == ["", "male", "", ""]
     assert images["race"].astype(object).fillna("").tolist() == ["", "Indian", "", ""]
 
@@ -1092,7 +1104,7 @@ def test_utk_names_of_three_fields_have_no_gender(summarize, tmp_path):
         row |= {"gender": gender, "race": race}
     write_csv(folder / "test_predictions.csv", rows)
     (groups,), _ = read_all(summarize, [folder])
-    images = groups["coral", 0, 1.0][0]["images"]
+    images = groups["coral", 0, ""][0]["images"]
     assert images["gender"].astype(object).fillna("").tolist() == ["", "male", "", ""]
     assert images["race"].tolist() == ["White", "Indian", "other", "White"]
 
@@ -1105,7 +1117,7 @@ def test_genders_of_morph2_in_other_digits(summarize, tmp_path):
         row["Male"] = male
     write_csv(folder / "test_predictions.csv", rows)
     (groups,), _ = read_all(summarize, [folder])
-    genders = groups["coral", 0, 1.0][0]["images"]["gender"]
+    genders = groups["coral", 0, ""][0]["images"]["gender"]
     assert genders.astype(object).fillna("").tolist() == ["male", "male", "female", ""]
 
 
@@ -1168,8 +1180,8 @@ def test_published_log_without_validation_or_test_csv(summarize, tmp_path):
         "MAE/RMSE: | Train: 2.34/3.21 | Test: 3.47/4.71\nTotal Training Time: 144.50 min\n"
     )
     comparisons, notes = read_all(summarize, [folder])
-    assert keys(comparisons) == [("afad", "last", ("ordinal", 1, 1.0), [2])]
-    result = comparisons[0]["ordinal", 1, 1.0][0]
+    assert keys(comparisons) == [("afad", "last", ("ordinal", 1, ""), [2])]
+    result = comparisons[0]["ordinal", 1, ""][0]
     assert (result["mae"], result["rmse"], result["minutes"]) == (3.47, 4.71, 144.5)
     assert len(notes) == 1 and "--published_test_csv afad=PATH" in notes[0]
 
@@ -1431,7 +1443,7 @@ def test_strings_from_files_are_escaped(summarize, tmp_path):
         text = (tmp_path / "report" / name).read_text()
         assert "<script" not in text and "<b>" not in text and "&lt;script&gt;" in text
     table = (tmp_path / "report" / "results.md").read_text().split("\n\n")[0].splitlines()
-    assert {len(re.findall(r"(?<!\\)\|", line)) for line in table if line[0] == "|"} == {21}
+    assert {len(re.findall(r"(?<!\\)\|", line)) for line in table if line[0] == "|"} == {20}
     assert read_csv(tmp_path / "report" / "by_group.csv")[-1]["group"] in (evil, "W")
 
 
@@ -1483,7 +1495,7 @@ def test_every_stage_of_a_young_run(summarize, tmp_path):
             (young / "history.csv").write_text(text)
         comparisons, notes = read_all(summarize, [young])
         assert len(comparisons) == done and f"({done} of 30 epochs done)" in notes[0]
-    assert comparisons[0]["coral", 0, 1.0][0]["curves"]["cost"].tolist() == [2.5]
+    assert comparisons[0]["coral", 0, ""][0]["curves"]["cost"].tolist() == [2.5]
 
 
 # The page in a real browser.
