@@ -43,7 +43,8 @@ def test_own_data_by_the_readmes_lines(tmp_path):
         )
         assert result.returncode == 0, (line, result.stderr)
         printed.append(result.stdout)
-    assert printed[2].startswith(f"{len(list((ROOT / 'model-code').glob('*-*.py'))) + 1} scripts, ")
+    count = len(list((ROOT / "model-code").glob("*-*.py"))) + 1
+    assert printed[0].splitlines()[-1].startswith(f"{count} scripts, ")
 
     facts = json.loads((tmp_path / "run-mine" / "run.json").read_text())
     assert (facts["script"], facts["dataset"], facts["num_classes"]) == (
