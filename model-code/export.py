@@ -108,8 +108,8 @@ def ints(*numbers):
 
 
 def add_views(op, model):
-    """float32 (v * n, 3, S, S) in [0, 1]: the v views of which predict_batch() takes the mean, one
-    after the other, and v."""
+    """float32 (v * n, 3, S, S): the v views of which predict_batch() takes the mean, one after the
+    other, normalised where the network does so; and v."""
 
     views, size = ["images"], model.size
 
@@ -127,8 +127,11 @@ def add_views(op, model):
     elif model.flip:
         views.append(mirrored("images"))
     images = op("Concat", *views, axis=0) if len(views) > 1 else "images"
-    images = op("Cast", images, to=TensorProto.FLOAT)
-    return op("Div", images, np.float32([255])), len(views)
+    images = op("Div", op("Cast", images, to=TensorProto.FLOAT), np.float32([255]))
+    if model.script.NORMALISATION:
+        means, deviations = np.float32(model.script.NORMALISATION)[:, :, None, None]
+        images = op("Div", op("Sub", images, means), deviations)
+    return images, len(views)
 
 
 def add_convolution(op, images, conv, bn, kind):

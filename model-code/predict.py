@@ -51,7 +51,7 @@ from whole_files import lock, written
 HERE = Path(__file__).resolve().parent
 PRETRAINED = HERE / "pretrained"
 # The training scripts are found by their names: <data set>-<loss>.py
-NAME = re.compile(r"[a-z0-9]+-[a-z0-9]+\.py")
+NAME = re.compile(r"[a-z0-9]+-[a-z0-9]+(-[a-z0-9]+)?\.py")
 SHARED = re.compile(rb"(?m)^# %% .*\[all\]\s*$")  # in no other tool that lies there
 SCRIPTS = sorted(
     path.name
