@@ -2,9 +2,11 @@
 
     python cacd-coral.py --seed 1 --imp_weight 1 --cuda 0 --outpath run1
 
-Trains, evaluates and fills the folder run1. "The reference" is the code published with the paper in
-January 2019, whose numbers this gives (tests/test_golden.py). Differs from its sisters in the cells
-marked [cacd] for the data set and [coral, ordinal] and [coral] for the loss.
+Trains, evaluates and fills the folder run1. Cells marked [all] are the same text in all scripts,
+[own] in none; this one differs from its sisters in those marked [cacd] for the data set and [coral,
+ordinal] and [coral] for the loss. cells.py checks that.
+
+Result: the numbers of the paper's code of January 2019, to ten digits (tests/test_golden.py).
 """
 
 # %% Imports [all]
@@ -23,6 +25,7 @@ import signal
 import sys
 import tempfile
 import time
+import warnings
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
@@ -50,6 +53,7 @@ TEST_CSV_PATH = SAMPLE / "test.csv"
 IMAGE_PATH = SAMPLE / "images"
 
 # %% Facts of the data set [cacd]
+# The CSV's column age holds the label: the years above the youngest age.
 DATASET = "cacd"
 NUM_CLASSES = 49
 YOUNGEST_AGE = 14  # in years, label 0; the oldest is 62
@@ -58,7 +62,7 @@ AGE_IN_NAME = r"(?:^|/)(\d{1,3})_[^/]+_\d+\.\w+$"
 GENDER_COLUMN = "gender"  # male or female; CACD comes without one
 GENDER_VALUES = "male or female"
 CENTER_CROP = None
-UPRIGHT = False  # EXIF orientations are ignored, as in the reference
+UPRIGHT = False  # EXIF orientations are ignored, as in the paper's code
 
 
 def gender_of(table):
@@ -118,12 +122,12 @@ def cost_fn(logits, labels, imp):
 # %% Task importance weights [coral, ordinal]
 def labels_above(labels):
     """n_k, the number of ``labels`` above k, for k = 0..K-2; float64 (K-1,)."""
-    counts = torch.bincount(labels, minlength=NUM_CLASSES)
-    return (len(labels) - counts.cumsum(0)[:-1]).double()
+    return (labels[:, None] > torch.arange(NUM_CLASSES - 1)).sum(0).double()
 
 
 def task_importance_weights(labels):
-    """w_k = sqrt(m_k) / max_j sqrt(m_j), m_k = max(n_k, N - n_k) (paper, section 3.3); (K-1,)."""
+    """w_k = sqrt(m_k) / max_j sqrt(m_j), m_k = max(n_k, N - n_k), N the number of labels (paper,
+    section 3.3); (K-1,)."""
     above = labels_above(labels)
     importance = torch.maximum(above, len(labels) - above).float().sqrt()
     return importance / importance.max()
@@ -137,7 +141,8 @@ def log_odds(labels):
 
 # %% Recipes [all]
 # --recipe chooses a column. A flag of the row's name, or --set row=value, changes it for one run.
-# paper: the reference's settings; fast: 20 minutes on two cores; long: 45.
+# paper: the settings of the paper's code, 200 epochs take 17 hours to 7 days on two cores; fast: 20
+# minutes with --amp 1, twice that without; long: 43.
 # fmt: off
 RECIPES = {
     # row              paper   fast   long
@@ -149,7 +154,7 @@ RECIPES = {
     "augment":        (0,      0,     1,      "data augmentation; 2: stronger, and degraded"),
     "gender":         (0,      0,     1,      "1: learn P(male) as well"),
     "gender_weight":  (1.0,    1.0,   1.0,    "of the gender cost, beside the age cost's 1"),
-    "amp":            (0,      0,     1,      "1: train in bfloat16, where the device has it"),
+    "amp":            (0,      0,     1,      "1: train in bfloat16, slow where a device lacks it"),
     # rows without a flag: --set
     "prior_bias":     (0,      1,     1,      "1: output biases start at the labels' frequencies"),
     "bias_lr":        (1.0,    1.0,   10.0,   "learning rate of CORAL's biases, times lr"),
@@ -163,6 +168,7 @@ RECIPES = {
     "channels_last":  (0,      1,     1,      "1: channels-last memory format"),
 }
 # fmt: on
+COLUMNS = "paper", "fast", "long"
 
 
 # %% ResNet-34 [all]
@@ -171,7 +177,8 @@ NORMALISATION = None  # or means and deviations of the colours, as pretrained we
 
 
 class BasicBlock(nn.Module):
-    """Two 3x3 convolutions and a shortcut (He et al. 2016)."""
+    """Two 3x3 convolutions and a shortcut (He et al. 2016). Conv3x3 is nn.Conv2d with padding 1 and
+    no bias, with a faster way to compute some of them in bfloat16 (below)."""
 
     def __init__(self, in_channels, channels, stride):
         super().__init__()
@@ -211,11 +218,11 @@ class ResNet34(nn.Module):
         self.avgpool = nn.AvgPool2d(7, stride=1, padding=2)
         add_output_layer(self)
 
-        # drawn once more, in the modules' order: what a seed gives is then the reference's weights
+        # He et al. 2015; drawn on top of torch's defaults and in the modules' order, so that a seed
+        # gives the weights of the paper's code
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
-                fan_out = module.kernel_size[0] * module.kernel_size[1] * module.out_channels
-                nn.init.normal_(module.weight, 0, math.sqrt(2 / fan_out))
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
         self.fc_gender = nn.Linear(2048, 1) if gender else None
 
@@ -225,13 +232,15 @@ class ResNet34(nn.Module):
         x = self.maxpool(F.relu_(self.bn1(self.conv1(x))))
         x = self.layer4(self.layer3(self.layer2(self.layer1(x))))
 
+        # of a 4x4 map (S from 97 to 128) each of the pool's 2x2 windows covers all, and zeros: the
+        # sum / 49. Of others the same by a mean, as there are to be 4 * 512 features for any S.
         if x.shape[-1] == 4:
             x = self.avgpool(x).flatten(1)
-        else:  # what the pool gives on a 4x4 map, which each of its four windows covers: for any S
+        else:
             x = (x.mean((2, 3)) * (16 / 49)).repeat_interleave(4, dim=1)
 
         with torch.autocast(x.device.type, enabled=False):  # output layers in full precision
-            x = x.to(self.fc.weight.dtype)
+            x = x.to(self.conv1.weight.dtype)
             unknown = x.new_full((len(x),), math.nan)
             return age_logits(self, x), self.fc_gender(x).squeeze(1) if self.fc_gender else unknown
 
@@ -242,29 +251,29 @@ def run(args, earlier):
     device = select_device(args)
     splits = read_splits(args)
     model = build_model(args, splits["train"].labels, resumed=bool(earlier.checkpoint))
-    load_pixels(splits, args)
-    record = begin_record(args, splits, device, earlier)
+    load_pixels(splits, args)  # decoding may take hours: after all that may be refused
+    facts = begin_record(args, splits, device, earlier)
 
     state = train(place(model, device, args), splits, args, device, earlier.checkpoint)
 
     metrics, lines = evaluate_all(state.averaged, "", splits, args, device)
     save_model(args.outpath / "model.pt", state.averaged)
-    record["minutes"] = (time.monotonic() - state.began) / 60
-    lines.append(f"Total Training Time: {record['minutes']:.2f} min")
+    facts["minutes"] = (time.monotonic() - state.began) / 60
+    lines.append(f"Total Training Time: {facts['minutes']:.2f} min")
 
     if args.valid_csv:  # and the epoch that was best on the validation rows
         best = best_model(state.averaged, args)
         best_metrics, best_lines = evaluate_all(best, "best_", splits, args, device)
         metrics |= best_metrics | {"best_epoch": state.progress["best"]["epoch"] + 1}
         lines += best_lines
-    end_record(record, args, metrics, lines)
+    end_record(facts, args, metrics, lines)
 
 
 def build_model(args, labels, resumed=False):
     """The network with its first weights, which depend on nothing but the seed and the settings."""
     torch.manual_seed(args.seed)  # nothing else may draw from here to the first pass
     model = ResNet34()
-    if args.gender:  # drawn apart: all other weights and the batches stay the same
+    if args.gender:  # drawn apart from the rest: all other weights and the batches stay the same
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(args.seed + 1)
             model.fc_gender = nn.Linear(2048, 1)
@@ -294,10 +303,10 @@ def train(model, splits, args, device, checkpoint=None):
     for epoch in range(state.progress["epoch"], args.epochs):
         model.train()
         title, first = f"epoch {epoch + 1}/{args.epochs}", state.progress["batch"]
-        for batch in batches(split, args, device, True, first, title):
+        for batch in batches(split, args, device, training=True, first=first, title=title):
             step = epoch * steps + batch.number
             augment_batch(batch, args, step)
-            cost = batch_cost(state.network, batch, imp, args)
+            cost = batch_cost(state.network, batch, imp, args)  # of the model, maybe shared out
 
             optimizer.zero_grad()
             cost.backward()
@@ -314,16 +323,27 @@ def train(model, splits, args, device, checkpoint=None):
 
 
 def batch_cost(network, batch, imp, args):
-    """The mean age cost over the images of the whole batch, with --gender 1 plus gender_weight
-    times the mean gender cost over those of known gender."""
+    """The mean of cost_fn over the images of the batch, with --gender 1 plus gender_weight times
+    that of gender_cost_fn over those of known gender; of a batch that is shared out, its part."""
     with torch.autocast(batch.images.device.type, torch.bfloat16, enabled=bool(args.amp)):
         logits, gender_logits = network(batch.images)
 
+    # without mixup, lam None, mixed_costs gives cost_fn(logits, batch.labels, imp)
     cost = mixed_costs(batch.lam, cost_fn, logits, batch.labels, imp).sum() / batch.count
     if args.gender:
         costs = mixed_costs(batch.lam, gender_cost_fn, gender_logits, batch.genders)
-        cost = cost + args.gender_weight * costs.sum() / max(batch.known, 1)
+        cost = cost + args.gender_weight * costs.sum() / max(batch.known_genders, 1)
     return cost
+
+
+def mixed_costs(lam, cost_of, logits, targets, *imp):
+    """The images' costs (n,), with mixup ``lam`` of their own and the rest of the others'."""
+    logits = logits[: len(targets)]  # without the image that has no label
+    costs = cost_of(logits, targets, *imp)
+    need(costs.shape == targets.shape, "cost_fn must give a cost for each image, (n,), no mean")
+    if lam is None:
+        return costs
+    return torch.lerp(cost_of(logits, targets.flip(0), *imp), costs, lam[: len(targets)])
 
 
 def gender_cost_fn(logits, genders):
@@ -333,6 +353,9 @@ def gender_cost_fn(logits, genders):
 
 
 # %% Batches [all]
+# load_pixels, below, decodes each image once, by prepare_image: uint8 (3, R, R) in split.pixels.
+# Then for every batch: crops and mirror images (batches), [0, 1] (to_device), augment_batch,
+# batch_cost.
 def decoded_side(image_size):
     """Pixels of the side to which images are resized, for crops of ``image_size`` to be cut from:
     128 for 120."""
@@ -340,7 +363,8 @@ def decoded_side(image_size):
 
 
 def prepare_image(image, image_size):
-    """uint8 (3, R, R) of a PIL image, with R = decoded_side(image_size)."""
+    """uint8 (3, R, R) of a PIL image, R = decoded_side(image_size), by torchvision's bilinear
+    resize; what is no square is squeezed into one."""
     image = as_rgb(image)
     if CENTER_CROP:
         image = center_crop(image, CENTER_CROP)
@@ -364,35 +388,35 @@ def batches(split, args, device, training=False, first=0, title="evaluating"):
     without any worker, from number ``first`` on. In ``training`` order, crops and with flip mirror
     images are random; otherwise crops are central.
 
-    Yields namespaces: number, counted from 0; rows of the split, its labels (n,) and genders (n,);
-    images, float32 (n, 3, S, S) in [0, 1], which are ``part`` of the whole batch; count, its number
-    of images, and known, of those of known gender. Labels, genders and images are on the device.
+    Yields namespaces: number, from 0; images, float32 (n, 3, S, S) in [0, 1], on the device; rows
+    of the split, labels and genders, (n,); count, the number of images in the whole batch, n unless
+    it is shared out, and known_genders, how many of those are known; computed, the slice of the
+    whole batch that the images are. Where a share is empty there is one image, without a label.
     """
     size, margin = args.image_size, split.pixels.shape[-1] - args.image_size
 
     # in the order of torch's DataLoader: first the seed of its workers, then that of its sampler
     base_seed, order = draw_seed(), np.arange(len(split.labels))
     if training:
-        sampler = torch.Generator().manual_seed(draw_seed())
-        order = torch.randperm(len(order), generator=sampler).numpy()
-    workers = [torch.Generator().manual_seed(base_seed + i) for i in range(args.numworkers)]
-    mirror = torch.Generator().manual_seed(base_seed + args.numworkers)
+        order_rng = torch.Generator().manual_seed(draw_seed())
+        order = torch.randperm(len(order), generator=order_rng).numpy()
+    crop_rngs = [torch.Generator().manual_seed(base_seed + i) for i in range(args.numworkers)]
+    flip_rng = torch.Generator().manual_seed(base_seed + args.numworkers)
 
     starts = range(0, len(order), args.batch_size)
     for number, start in enumerate(tqdm(starts, title, leave=False, disable=NO_BAR)):
         began = time.monotonic()
         rows = order[start : start + args.batch_size]
         if training:
-            worker = workers[number % args.numworkers]
-            corners = torch.randint(0, margin + 1, (len(rows), 2), generator=worker).numpy()
-            flips = torch.randint(0, 1 + args.flip, (len(rows),), generator=mirror).numpy()
+            crop_rng = crop_rngs[number % args.numworkers]
+            corners = torch.randint(0, margin + 1, (len(rows), 2), generator=crop_rng).numpy()
+            flips = torch.randint(0, 1 + args.flip, (len(rows),), generator=flip_rng).numpy()
         if number < first:  # a resumed epoch: only the generators had to advance
             continue
 
-        # all, or with several at work this one's part; where it is empty, an image without a label
-        mine, part = part_of_batch(len(rows))
-        images = np.empty((len(rows[part]), 3, size, size), np.uint8)
-        for i, image in enumerate(images, part.start):
+        mine, computed = part_of_batch(len(rows))
+        images = np.empty((len(rows[computed]), 3, size, size), np.uint8)
+        for i, image in enumerate(images, computed.start):
             pixels = split.pixels[rows[i]]
             if training:
                 top, left = corners[i]
@@ -401,11 +425,12 @@ def batches(split, args, device, training=False, first=0, title="evaluating"):
             else:
                 image[:] = central_crop(pixels, size)
 
-        batch = SimpleNamespace(number=number, rows=rows[mine], part=part, count=len(rows))
+        batch = SimpleNamespace(number=number, rows=rows[mine], computed=computed, lam=None)
         batch.images = to_device(images, device, args.channels_last)
         batch.labels = split.labels[batch.rows].to(device, non_blocking=True)
         batch.genders = split.genders[batch.rows].to(device, non_blocking=True)
-        batch.known = split.genders[rows].isfinite().sum().item()
+        batch.count = len(rows)
+        batch.known_genders = split.genders[rows].isfinite().sum().item()
         batch.seconds = time.monotonic() - began
         yield batch
 
@@ -413,27 +438,27 @@ def batches(split, args, device, training=False, first=0, title="evaluating"):
 def to_device(images, device, channels_last=0):
     """float32 in [0, 1] on the device, of a uint8 batch (n, 3, S, S)."""
     images = torch.from_numpy(images).to(device)
-    # by a tensor, as CUDA multiplies with 1/255 for a number; filled there, as copying one waits
+    # by a tensor: for a number CUDA would multiply by 1/255, which rounds otherwise; made there, as
+    # a copy would wait
     images = images.float() / torch.full((), 255.0, device=device)
     return images.contiguous(memory_format=torch.channels_last) if channels_last else images
 
 
 # %% Data augmentation [all]
 def augment_batch(batch, args, step):
-    """Change the images of ``batch`` as augment and mixup say. With mixup each is ``lam`` (n,) of
-    itself and the rest of the one as far from their other end (Zhang et al. 2018).
+    """Change the images of ``batch`` as augment and mixup say. With mixup (Zhang et al. 2018) image
+    i becomes lam[i] * image i + (1 - lam[i]) * image n-1-i; sets batch.lam (n,).
 
     What is random is drawn by seed and step for the whole batch: so resumed runs draw the same."""
     rng, device = np.random.default_rng((args.seed, step)), batch.images.device
 
     if args.augment:
-        draws = rng.uniform(-1, 1, (batch.count, 21 if args.augment == 2 else 9))[batch.part]
+        draws = rng.uniform(-1, 1, (batch.count, 21 if args.augment == 2 else 9))[batch.computed]
         draws = torch.tensor(draws).float().to(device, non_blocking=True)
         batch.images = augment(batch.images, draws, args.augment)
 
-    batch.lam = None
     if args.mixup:
-        lam = torch.tensor(rng.beta(args.mixup, args.mixup, batch.count)[batch.part]).float()
+        lam = torch.tensor(rng.beta(args.mixup, args.mixup, batch.count)[batch.computed]).float()
         batch.lam = lam.to(device, non_blocking=True)
         others = batch.images.flip(0)
         batch.images = torch.lerp(others, batch.images, batch.lam[:, None, None, None])
@@ -442,13 +467,13 @@ def augment_batch(batch, args, step):
 def augment(images, draws, level):
     """Images, float32 (n, 3, S, S) in [0, 1], changed by ``draws``, (n, 9) from [-1, 1): rotated by
     up to 10 degrees, scaled by up to exp(0.12), moved by up to 3 % of S (edge pixels repeated), and
-    contrast changed by up to 30 %, brightness by 25 %, each colour by 7 %. At ``level`` 2 rotation,
-    scale and move are twice as large, and with 12 draws more the images ``degrade``."""
+    contrast changed by up to 30 %, brightness by 25 %, each colour by 7 %. At ``level`` 2 it is 20
+    degrees, exp(0.24) and 6 %, and with 12 draws more the images ``degrade``."""
     rotation, scale, right, down = draws[:, :4].unbind(1)
     contrast, brightness, colours = draws[:, 4:9, None, None].split((1, 1, 3), dim=1)
 
-    angle, size = level * math.radians(10) * rotation, torch.exp(level * 0.12 * scale)
-    cos, sin, move = size * angle.cos(), size * angle.sin(), level * 0.06
+    angle, zoom = level * math.radians(10) * rotation, torch.exp(level * 0.12 * scale)
+    cos, sin, move = zoom * angle.cos(), zoom * angle.sin(), level * 0.06
     matrix = torch.stack([cos, -sin, move * right, sin, cos, move * down], 1).view(-1, 2, 3)
     grid = F.affine_grid(matrix, images.shape, align_corners=False)
     images = F.grid_sample(images, grid, padding_mode="border", align_corners=False)
@@ -461,9 +486,9 @@ def augment(images, draws, level):
 
 def degrade(images, draws):
     """Images, float32 (n, 3, S, S) in [0, 1], as photos may be, by ``draws``, (n, 12) from [-1, 1):
-    up to 40 % lighter or darker towards the right and the lower border, 15 % grey, the difference
-    from the mean of 5x5 pixels less (blurred) or more (sharpened) by up to 100 %, a quarter under a
-    rectangle with sides of S/6 to S/2."""
+    lit from one side, up to 40 % lighter or darker at the right and the lower border; 15 % of them
+    grey; blurred or sharpened, the difference from the mean of 5x5 pixels less or more by up to
+    100 %; 25 % of them partly covered, by a rectangle with sides of S/6 to S/2."""
     numbers, size = draws[:, :, None, None], images.shape[-1]
     right, down, grey, detail, hidden, left, top, width, height = numbers[:, :9].unbind(1)
     colours = numbers[:, 9:]
@@ -481,21 +506,12 @@ def degrade(images, draws):
     return torch.where(inside[:, None], (1 + colours) / 2, images)
 
 
-def mixed_costs(lam, cost_of, logits, targets, *imp):
-    """The images' costs (n,), with mixup ``lam`` of their own and the rest of the others'."""
-    logits = logits[: len(targets)]  # without the image that has no label
-    costs = cost_of(logits, targets, *imp)
-    if lam is None:
-        return costs
-    return torch.lerp(cost_of(logits, targets.flip(0), *imp), costs, lam[: len(targets)])
-
-
 # %% Optimiser and schedule [all]
 def build_optimizer(model, args):
-    """Adam, or with weight decay AdamW (Loshchilov and Hutter 2019). Adam moves no weight by more
-    than about its rate in a step: too little for CORAL's biases, which have to spread, so that
-    theirs is bias_lr times as high."""
-    weights = {1: [], args.bias_lr: []}  # by rate
+    """Adam, or with weight decay AdamW (Loshchilov and Hutter 2019), which decays biases and batch
+    norms as well. Adam moves no weight by more than about its rate in a step: too little for the
+    biases of CORAL, which have to spread, so that theirs is bias_lr times as high."""
+    weights = {1: [], args.bias_lr: []}  # by rate; one group where bias_lr is 1
     for name, weight in model.named_parameters():
         weights[args.bias_lr if name == "linear_1_bias" else 1].append(weight)
     groups = [{"params": some, "lr": args.lr * rate} for rate, some in weights.items() if some]
@@ -539,9 +555,9 @@ def compute_mae_and_mse(labels, predicted):
 @torch.no_grad()
 def predict_batch(model, images, flip=0, shifts=0):
     """Probabilities (n, K-1), for ce (n, K), and P(male) (n,), nan without a gender output, of
-    images, float32 (n, 3, S, S) in [0, 1]. Test-time augmentation: with ``flip`` the means of the
-    answers for image and mirror image, with ``shifts`` for the image moved by a pixel to each
-    corner, of which with both two are mirrored."""
+    images, float32 (n, 3, S, S) in [0, 1]. Test-time augmentation: the means over views, with
+    ``flip`` of the image and its mirror image, with ``shifts`` of the image moved by a pixel to
+    each corner (edge repeated), of which ``flip`` mirrors the second and third."""
     views = [images, images.flip(3)] if flip else [images]
     if shifts:
         larger, size = F.pad(images, (1, 1, 1, 1), mode="replicate"), images.shape[-1]
@@ -559,7 +575,7 @@ def predict_batch(model, images, flip=0, shifts=0):
 @torch.no_grad()
 def evaluate(model, split, args, device, training=False):
     """Returns probabilities float32 (N, K-1), for ce (N, K), and P(male) (N,), in the CSV's row
-    order; with ``training`` of random crops, as the reference evaluates its training images."""
+    order; with ``training`` of random crops, as the paper's code evaluates its training images."""
     model.eval()
     share_weights(model)
     probas, male = torch.zeros(len(split.labels), NUM_PROBAS), torch.zeros(len(split.labels))
@@ -568,7 +584,7 @@ def evaluate(model, split, args, device, training=False):
         answers = predict_batch(model, batch.images, args.flip, shifts)
         probas[batch.rows], male[batch.rows] = (x[: len(batch.rows)].cpu() for x in answers)
         end_if_asked(args)
-    return total(probas), total(male)
+    return add_up(probas), add_up(male)  # where rows are shared out the others' are 0
 
 
 def score(split, probas, male):
@@ -596,6 +612,22 @@ def validate(state, split, args, device):
     best = f"Best Valid : {best['mae']:.2f}/{best['rmse']:.2f} Ep. {best['epoch']}"
     log(args, f"MAE/RMSE: | {current} | {best}")
     return now["mae"], now["rmse"]
+
+
+def evaluate_all(model, prefix, splits, args, device):
+    """The metrics of all splits, and the log's lines of them; saves the test predictions."""
+    metrics, lines = {}, ["MAE/RMSE:", "Gender accuracy:"]
+    for name, split in splits.items():
+        probas, male = evaluate(model, split, args, device, training=name == "train")
+        scores = score(split, probas, male)
+        if name == "test":
+            save_predictions(args, prefix, split, probas, male)
+
+        metrics |= {f"{prefix}{name}_{key}": value for key, value in scores.items()}
+        title = (prefix.replace("_", " ") + name).title()
+        lines[0] += f" | {title}: {scores['mae']:.2f}/{scores['rmse']:.2f}"
+        lines[1] += f" | {title}: {scores.get('gender_accuracy', math.nan):.4f}"
+    return metrics, lines if args.gender else lines[:1]
 
 
 # %% From here on: settings, files, processes, resuming, the command line [all]
@@ -633,14 +665,13 @@ NUMBERS = {  # option: (default, meaning)
     "checkpoint_minutes": (10.0, "time between checkpoints within an epoch"),
 }
 # fmt: off
-LIMITS = {  # lowest and highest value; of what is not named here 0 and 1
+LIMITS = {  # lowest and highest value; others are 0 or 1, or if they hold other values at least 0
     "epochs": (1, 10**6), "batch_size": (1, 10**6), "lr": (1e-12, 1e3), "image_size": (33, 1024),
     "augment": (0, 2), "gender_weight": (0, 1e3), "bias_lr": (1e-3, 1e3), "weight_decay": (0, 1e3),
     "average": (0, 0.999999), "mixup": (0, 1e3), "seed": (-1, 2**63 - 2), "numworkers": (1, 1024),
     "cuda": (-1, 1023), "log_every": (1, 10**9), "checkpoint_minutes": (0, 1e9),
 }
 # fmt: on
-COLUMNS = "paper", "fast", "long"
 FREE_ON_RESUME = {*PATHS, "cuda", "log_every", "checkpoint_minutes"} - {"init_from"}
 GONE = {"trust_csv"}  # options of older versions that change no number
 
@@ -666,12 +697,21 @@ def warn(message):
         tqdm.write(f"{Path(__file__).name}: warning: {message}", file=sys.stderr)
 
 
+def kind_of(name):
+    """int or float, as the row of RECIPES holds; a row with one float is of floats."""
+    return float if any(isinstance(value, float) for value in RECIPES[name]) else int
+
+
 def recipe_row(text):
     """(name, value) of what --set was given, such as mixup=0.2."""
     name, _, value = text.partition("=")
     if name not in RECIPES:
         raise argparse.ArgumentTypeError(f"{text}: no row of RECIPES is named {name!r}")
-    return name, type(RECIPES[name][0])(value)
+    try:
+        return name, kind_of(name)(value)
+    except ValueError:
+        kind = {int: "a whole number", float: "a number"}[kind_of(name)]
+        raise argparse.ArgumentTypeError(f"{text}: {name} takes {kind}") from None
 
 
 def make_parser():
@@ -691,14 +731,16 @@ def make_parser():
 
     columns = "column of the table RECIPES in this script, for what is not given (paper)"
     recipe.add_argument("--recipe", choices=COLUMNS, help=columns)
-    for name in FLAGS:
-        *values, meaning = RECIPES[name]
+    others = []
+    for name, (*values, meaning) in RECIPES.items():
         default = "/".join(map(str, values if len(set(values)) > 1 else values[:1]))
-        add(recipe, name, type(values[0]), meaning, default)
-    others = {n: RECIPES[n][-1].replace("%", "%%") for n in RECIPES if n not in FLAGS}
-    others = "; ".join(f"{name}: {meaning}" for name, meaning in others.items())
+        if name in FLAGS:
+            add(recipe, name, kind_of(name), meaning, default)
+        else:
+            others.append(f"{name}: {meaning} ({default})".replace("%", "%%"))
     given = {"nargs": "+", "action": "extend", "type": recipe_row, "metavar": "ROW=VALUE"}
-    recipe.add_argument("--set", **given, default=[], help=f"change rows of the table ({others})")
+    others = "; ".join(others)
+    recipe.add_argument("--set", **given, default=[], help=f"change rows of the table: {others}")
 
     run.add_argument("--outpath", type=Path, required=True, help="folder that receives the run")
     either = run.add_mutually_exclusive_group()
@@ -730,7 +772,8 @@ def parse_settings(argv, earlier=None):
             value = earlier.get(name, default)
             value = Path(value) if name in PATHS and value is not None else value
             setattr(args, name, value)
-        low, high = LIMITS.get(name, (0, 1))
+        switch = name not in RECIPES or set(RECIPES[name][:-1]) <= {0, 1}
+        low, high = LIMITS.get(name, (0, 1 if switch else math.inf))
         right = name in PATHS or low <= value <= high
         how = f"--{name} {value}" if name in FLAGS or name in NUMBERS else f"--set {name}={value}"
         need(right, f"{how}: must be from {low} to {high}")
@@ -876,6 +919,23 @@ def as_rgb(image):
     return image.convert("RGB")
 
 
+@torch.no_grad()
+def init_backbone(model, path):
+    """Start all convolutions and batch norms from the state dict at ``path``."""
+    with reading(f"--init_from {path}:", "not the state dict of this script's network"):
+        given, parts = (
+            torch.load(path, map_location="cpu", weights_only=True),
+            ("conv", "bn", "layer"),
+        )
+        backbone = {n: t for n, t in model.state_dict().items() if n.startswith(parts)}
+        others = [name for name in given if name.startswith(parts) and name not in backbone]
+        if others:
+            raise KeyError(f"{others[0]} is not in this network")
+        for name, tensor in backbone.items():
+            if "num_batches" not in name:
+                tensor.copy_(given[name].view_as(tensor))
+
+
 def load_pixels(splits, args):
     """Decode all images once, into a file that the processes of a machine map, and give each
     split its ``pixels``, uint8 (N, 3, R, R). The file loses its name before the first image is
@@ -914,7 +974,6 @@ def load_pixels(splits, args):
 
 def decode(split, args):
     """Fill the pixels of ``split``; the SHA-256 over its image files' bytes in row order."""
-    import warnings
 
     def decode_rows(rows):
         contents = []
@@ -978,7 +1037,7 @@ NO_BAR = None if RANK == 0 else True  # for tqdm: None shows a bar on terminals 
 stop = SimpleNamespace(signal=0)  # the number of the signal that has come
 
 
-def total(tensor):
+def add_up(tensor):
     """``tensor``, summed over the processes in place; clone what must stay."""
     if PROCESSES > 1:
         dist.all_reduce(tensor)
@@ -1003,7 +1062,7 @@ def all_gather(value):
 
 def wait_for_all():
     """Return once all processes have called this: none can have the sum before."""
-    total(torch.zeros(1))
+    add_up(torch.zeros(1))
 
 
 def part_of_batch(count):
@@ -1035,12 +1094,12 @@ def across_processes(model, device):
     if PROCESSES == 1:
         return model
 
-    def add_up(_, bucket):  # each process's cost is its part of the whole: a sum, no mean
+    def sum_gradients(_, bucket):  # each process's cost is its part of the whole: a sum, no mean
         summed = dist.all_reduce(bucket.buffer(), async_op=True).get_future()
         return summed.then(lambda future: future.value()[0])
 
     network = DistributedDataParallel(model, [device] if device.type == "cuda" else None)
-    network.register_comm_hook(None, add_up)
+    network.register_comm_hook(None, sum_gradients)
     return network
 
 
@@ -1074,9 +1133,8 @@ def exit_on_signal(number, args=None):
 # %% Run folder [all]
 # In this order: where a run starts again, the checkpoint goes first and run.json is there as soon
 # as anything else is, so that a kill leaves what --resume takes.
-RUN_FILES = ("checkpoint.pt", "run.json", "training.log", "history.csv")
-RUN_FILES += ("model.pt", "test_predictions.csv", "test_probas.npy")
-RUN_FILES += tuple(f"best_{name}" for name in RUN_FILES[4:])
+RUN_FILES = "checkpoint.pt run.json training.log history.csv model.pt test_predictions.csv".split()
+RUN_FILES += "test_probas.npy best_model.pt best_test_predictions.csv best_test_probas.npy".split()
 
 
 def write_file(path, write):
@@ -1201,6 +1259,59 @@ def locked(out):
             os.close(lock)
 
 
+def begin_run_folder(args, facts, device):
+    """Clear the folder of an earlier run, and write run.json and the log's first lines."""
+    checkpoint, _, *others = [args.outpath / name for name in RUN_FILES]
+    if RANK == 0:
+        checkpoint.unlink(missing_ok=True)
+        write_facts(args, facts)
+        for path in others:
+            path.unlink(missing_ok=True)
+    columns = "epoch,cost,seconds,wait_seconds,images_per_second,valid_mae,valid_rmse"
+    append_line(args.outpath / "history.csv", columns)
+    log(args, f"PyTorch Version: {torch.__version__}")
+    log(args, f"CUDA device available: {torch.cuda.is_available()}")
+    log(args, f"Using CUDA device: {device}")
+    log(args, f"Random Seed: {args.seed}")
+    if task_importance_weights:
+        log(args, f"Task Importance Weight: {args.imp_weight}")
+    log(args, f"Output Path: {args.outpath}")
+
+
+def write_facts(args, facts):
+    """Write run.json."""
+    text = json.dumps(facts, indent=1).encode()
+    write_file(args.outpath / "run.json", lambda file: file.write(text))
+
+
+def begin_record(args, splits, device, earlier):
+    """What will be run.json; the run folder is made ready, or checked to be of the same data."""
+    facts = describe(args, splits, device)
+    if args.init_from and earlier.checkpoint:  # not needed any more, and maybe gone
+        facts["init_from_sha256"] = earlier.facts.get("init_from_sha256")
+    elif args.init_from:
+        facts["init_from_sha256"] = hashlib.sha256(args.init_from.read_bytes()).hexdigest()
+    if earlier.facts and RANK == 0:
+        check_data(earlier.facts, facts)
+    if not earlier.checkpoint:
+        begin_run_folder(args, facts, device)
+    return facts
+
+
+def best_model(model, args):
+    """``model`` with the weights of the epoch that was best on the validation rows."""
+    if RANK == 0:
+        model.load_state_dict(torch.load(args.outpath / "best_model.pt", weights_only=True))
+    return model
+
+
+def end_record(facts, args, metrics, lines):
+    """Log the last ``lines``, and write run.json."""
+    for line in lines:
+        log(args, line)
+    write_facts(args, facts | {"metrics": metrics, "status": "finished"})
+
+
 # %% Resuming [all]
 PARTS = ("model", "averaged", "optimizer", "schedule")  # of the training state
 
@@ -1244,7 +1355,7 @@ def save_checkpoint(args, state):
         state.progress[name] = file.stat().st_size if file.exists() else 0
     saved = {name: getattr(state, name).state_dict() for name in PARTS}
     saved |= {"progress": state.progress, "rng": state.rng}
-    saved |= {"epoch_cost": total(state.epoch_cost.clone())}
+    saved |= {"epoch_cost": add_up(state.epoch_cost.clone())}
     saved["run"] = [Path(__file__).name, args.seed]
     try:
         write_file(args.outpath / "checkpoint.pt", lambda file: torch.save(saved, file))
@@ -1258,11 +1369,11 @@ def after_step(state, split, batch, cost, args):
     progress, cost = state.progress, cost.detach()
     state.epoch_cost += cost.double() * batch.count
     logged = batch.number % args.log_every == 0
-    last_batch = len(split.files) // args.batch_size  # as in the reference: 1 too many if all full
+    last_batch = len(split.files) // args.batch_size  # as the paper's code: 1 too many if all full
 
     # on CUDA, reading the cost makes the device wait: only where it is logged
     if logged or cost.device.type == "cpu":
-        value, epoch = total(cost.clone()).item(), progress["epoch"] + 1
+        value, epoch = add_up(cost.clone()).item(), progress["epoch"] + 1
         if not math.isfinite(value):
             refuse(f"the cost is {value} in epoch {epoch}, batch {batch.number}", 1)
         if logged:
@@ -1283,7 +1394,7 @@ def after_epoch(state, split, args, validation):
     """Add the epoch to log and history, with the validation's MAE and RMSE, and save a
     checkpoint."""
     progress, count = state.progress, len(split.files)
-    cost, seconds = total(state.epoch_cost.clone()).item() / count, progress["seconds"]
+    cost, seconds = add_up(state.epoch_cost.clone()).item() / count, progress["seconds"]
     row = [progress["epoch"] + 1, cost, seconds, progress["waited"], count / seconds, *validation]
 
     progress |= {"epoch": progress["epoch"] + 1, "batch": 0, "seconds": 0.0, "waited": 0.0}
@@ -1371,84 +1482,6 @@ def check_data(before, now):
 
 
 # %% Main [all]
-@torch.no_grad()
-def init_backbone(model, path):
-    """Start all convolutions and batch norms from the state dict at ``path``."""
-    with reading(f"--init_from {path}:", "not the state dict of a ResNet-34"):
-        given = torch.load(path, map_location="cpu", weights_only=True)
-        for name, tensor in model.state_dict().items():
-            if name.startswith(("conv", "bn", "layer")) and "num_batches" not in name:
-                tensor.copy_(given[name].view_as(tensor))
-
-
-def begin_run_folder(args, facts, device):
-    """Clear the folder of an earlier run, and write run.json and the log's first lines."""
-    for name in RUN_FILES:
-        if name == "run.json":
-            write_facts(args, facts)
-        elif RANK == 0:
-            (args.outpath / name).unlink(missing_ok=True)
-    columns = "epoch,cost,seconds,wait_seconds,images_per_second,valid_mae,valid_rmse"
-    append_line(args.outpath / "history.csv", columns)
-    log(args, f"PyTorch Version: {torch.__version__}")
-    log(args, f"CUDA device available: {torch.cuda.is_available()}")
-    log(args, f"Using CUDA device: {device}")
-    log(args, f"Random Seed: {args.seed}")
-    if task_importance_weights:
-        log(args, f"Task Importance Weight: {args.imp_weight}")
-    log(args, f"Output Path: {args.outpath}")
-
-
-def write_facts(args, facts):
-    """Write run.json."""
-    text = json.dumps(facts, indent=1).encode()
-    write_file(args.outpath / "run.json", lambda file: file.write(text))
-
-
-def evaluate_all(model, prefix, splits, args, device):
-    """The metrics of all splits, and the log's lines of them; saves the test predictions."""
-    metrics, lines = {}, ["MAE/RMSE:", "Gender accuracy:"]
-    for name, split in splits.items():
-        probas, male = evaluate(model, split, args, device, training=name == "train")
-        scores = score(split, probas, male)
-        if name == "test":
-            save_predictions(args, prefix, split, probas, male)
-
-        metrics |= {f"{prefix}{name}_{key}": value for key, value in scores.items()}
-        title = (prefix.replace("_", " ") + name).title()
-        lines[0] += f" | {title}: {scores['mae']:.2f}/{scores['rmse']:.2f}"
-        lines[1] += f" | {title}: {scores.get('gender_accuracy', math.nan):.4f}"
-    return metrics, lines if args.gender else lines[:1]
-
-
-def begin_record(args, splits, device, earlier):
-    """What will be run.json; the run folder is made ready, or checked to be of the same data."""
-    facts = describe(args, splits, device)
-    if args.init_from and earlier.checkpoint:  # not needed any more, and maybe gone
-        facts["init_from_sha256"] = earlier.facts.get("init_from_sha256")
-    elif args.init_from:
-        facts["init_from_sha256"] = hashlib.sha256(args.init_from.read_bytes()).hexdigest()
-    if earlier.facts and RANK == 0:
-        check_data(earlier.facts, facts)
-    if not earlier.checkpoint:
-        begin_run_folder(args, facts, device)
-    return facts
-
-
-def best_model(model, args):
-    """``model`` with the weights of the epoch that was best on the validation rows."""
-    if RANK == 0:
-        model.load_state_dict(torch.load(args.outpath / "best_model.pt", weights_only=True))
-    return model
-
-
-def end_record(facts, args, metrics, lines):
-    """Log the last ``lines``, and write run.json."""
-    for line in lines:
-        log(args, line)
-    write_facts(args, facts | {"metrics": metrics, "status": "finished"})
-
-
 def start_or_resume(argv, args):
     """Start the run in --outpath, go on with it, or say that it is finished."""
     shared = [None, None, None]

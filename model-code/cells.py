@@ -411,9 +411,9 @@ def new(folder, name, like):
             edits.append(place(cell._replace(script=name, line=text.count("\n") + 1)))
         text += cell.body + (cell.tail if cell.tail.count("\n") > 1 else "\n\n\n")
     write(folder, {name: text.rstrip() + "\n"}, ending, source)
-    print(f"wrote {name}.py; {'edit next: ' if edits else 'it needs no edit'}{', '.join(edits)}")
+    print(f"wrote {name}.py{'; edit next: ' if edits else ''}{', '.join(edits)}")
     if name != base_of(name):
-        print(f"a cell whose first line says [{name}] is its own; all others stay shared")
+        print(f"write [{name}] as the scope of each cell that you change; all others stay shared")
 
 
 def main(argv=None):

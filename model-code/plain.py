@@ -5,8 +5,8 @@
 From top to bottom: the paper's loss, network, data, training and evaluation, with torchvision and
 torch's DataLoader where they do the same. utk-coral.py in the paper's recipe prints the same costs
 and errors and saves the same weights, to the bit on a CPU; tests/test_plain_loop.py asserts so.
-What it does beyond that is not here: it decodes each image once, checks the data, resumes, keeps
-records. For real ages edit the paths, and ask what was trained by
+What utk-coral.py does beyond that is not here: it decodes each image once, checks the data,
+resumes, and keeps records. For real ages edit the paths, and ask what was trained by
 
     python predict.py photo.jpg --weights run-plain/model.pt --script utk-coral.py
 """
@@ -32,22 +32,24 @@ IMAGE_PATH = SAMPLE / "images"
 NUM_CLASSES = 40  # ages 21 to 60
 
 EPOCHS, BATCH_SIZE, LEARNING_RATE = 200, 256, 0.0005  # the paper's
-NUM_WORKERS = 4  # each draws its own crops, so keep it; torch warns where there are fewer cores
+NUM_WORKERS = 4  # each draws crops of its own: another number gives other results
 DEVICE = torch.device("cpu")  # or "cuda", where the last digits differ
 
 
 # %% CORAL
 def levels_of(labels):
     """t_k = 1 if y > k else 0, for k = 0..K-2; float32 (batch, K-1)."""
-    return (labels[:, None] > torch.arange(NUM_CLASSES - 1)).float()
+    return (labels[:, None] > torch.arange(NUM_CLASSES - 1, device=labels.device)).float()
 
 
-def cost_fn(logits, levels, imp):
-    """Binary cross-entropies of all tasks y > k, weighted and summed (paper, eq. 4); the mean over
-    the batch. All are (batch, K-1), but ``imp`` may be (K-1,)."""
+def cost_fn(logits, labels, imp):
+    """Binary cross-entropies of the tasks y > k of each image, weighted and summed (paper, eq. 4);
+    (batch,). ``logits`` (batch, K-1), ``labels`` (batch,), ``imp`` (K-1,), or (1,) for no weights.
+    The paper sums over the images as well, its code takes their mean."""
+    levels = levels_of(labels)
     log_probas = F.logsigmoid(logits)
     terms = log_probas * levels + (log_probas - logits) * (1 - levels)
-    return -torch.sum(terms * imp, dim=1).mean()
+    return -torch.sum(terms * imp, dim=1)
 
 
 def task_importance_weights(labels):
@@ -79,8 +81,8 @@ class CoralResNet34(torchvision.models.ResNet):
 
 
 def draw_weights(network):
-    """Draw them as the paper's code does, so that a seed gives the same ones: first torch's default
-    for every layer, then each convolution once more (He et al. 2015)."""
+    """Draw the first weights as the paper's code does, so that a seed gives the same ones: torch's
+    default for every layer, then each convolution once more (He et al. 2015)."""
     for module in network.modules():
         if hasattr(module, "reset_parameters"):
             module.reset_parameters()
@@ -107,7 +109,7 @@ class FaceDataset(Dataset):
             return self.transform(image.convert("RGB")), self.labels[row]
 
 
-def resize_and(crop):
+def make_transform(crop):
     """A PIL image to float32 (3, 120, 120) in [0, 1]; ``crop`` is RandomCrop or CenterCrop."""
     return transforms.Compose([transforms.Resize((128, 128)), crop(120), transforms.ToTensor()])
 
@@ -121,10 +123,9 @@ def train(network, loader, imp, epochs, log_every):
     for epoch in range(epochs):
         network.train()
         for number, (images, labels) in enumerate(loader):
-            images, levels = images.to(DEVICE), levels_of(labels).to(DEVICE)
+            logits = network(images.to(DEVICE))
+            cost = cost_fn(logits, labels.to(DEVICE), imp).mean()
 
-            logits = network(images)
-            cost = cost_fn(logits, levels, imp)
             optimizer.zero_grad()
             cost.backward()
             optimizer.step()
@@ -167,11 +168,11 @@ def main(argv=None):
     if (args.outpath / "model.pt").exists():
         parser.error(f"{args.outpath} holds a model.pt already: name another --outpath")
 
-    train_set = FaceDataset(args.train_csv, args.image_path, resize_and(transforms.RandomCrop))
-    test_set = FaceDataset(args.test_csv, args.image_path, resize_and(transforms.CenterCrop))
-    how = {"batch_size": args.batch_size, "num_workers": NUM_WORKERS}
-    train_loader = DataLoader(train_set, shuffle=True, **how)
-    test_loader = DataLoader(test_set, **how)
+    train_set = FaceDataset(args.train_csv, args.image_path, make_transform(transforms.RandomCrop))
+    test_set = FaceDataset(args.test_csv, args.image_path, make_transform(transforms.CenterCrop))
+    loading = {"batch_size": args.batch_size, "num_workers": NUM_WORKERS}
+    train_loader = DataLoader(train_set, shuffle=True, **loading)
+    test_loader = DataLoader(test_set, **loading)
     imp = task_importance_weights(train_set.labels) if args.imp_weight else torch.ones(1)
 
     network = CoralResNet34()
@@ -180,7 +181,7 @@ def main(argv=None):
     train(network.to(DEVICE), train_loader, imp.to(DEVICE), args.epochs, args.log_every)
     torch.save(network.state_dict(), args.outpath / "model.pt")
 
-    metrics = "MAE/RMSE:"
+    metrics = "MAE/RMSE:"  # of the training images by random crops, as in the paper's code
     for title, loader in (("Train", train_loader), ("Test", test_loader)):
         mae, mse = compute_mae_and_mse(network, loader)
         metrics += f" | {title}: {mae:.2f}/{math.sqrt(mse):.2f}"

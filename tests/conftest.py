@@ -60,11 +60,11 @@ def first_rows(dataset, folder, **rows):
 def plain_dataset(module, csv, folder, crop):
     """The rows of ``csv`` for a torch DataLoader, as plain.py would have them with the data set of
     the script ``module``; ``crop`` is torchvision's RandomCrop or CenterCrop."""
-    from plain import FaceDataset, resize_and
+    from plain import FaceDataset, make_transform
     from torchvision import transforms
 
     first = [transforms.CenterCrop(140)] if module.DATASET == "morph2" else []
-    transform = transforms.Compose([*first, resize_and(crop)])
+    transform = transforms.Compose([*first, make_transform(crop)])
     return FaceDataset(csv, folder, transform, module.FILE_COLUMN)
 
 

@@ -72,7 +72,8 @@ def test_the_data_are_fine(data):
         ("--flip=1", "--flip is no option, but a row of the recipe: --set flip=VALUE"),
         ("--mixup 0.2", "--mixup is no option, but a row of the recipe: --set mixup=VALUE"),
         ("--set flip=2", "--set flip=2: must be from 0 to 1"),
-        ("--set mixup=a", "argument --set: invalid recipe_row value: 'mixup=a'"),
+        ("--set mixup=a", "argument --set: mixup=a: mixup takes a number"),
+        ("--set flip=0.5", "argument --set: flip=0.5: flip takes a whole number"),
         ("--set drop=1", "argument --set: drop=1: no row of RECIPES is named 'drop'"),
         ("--recipe=slow", "argument --recipe: invalid choice: 'slow'"),
         ("--cuda=700", "--cuda 700: this machine has"),
@@ -84,7 +85,7 @@ def test_the_data_are_fine(data):
             "--image_path=nowhere",
             "4 of 4 image files are missing (row 1: nowhere/0.jpg, row 2: nowhere/1.jpg, row 3: ",
         ),
-        ("--init_from=none.pt", "--init_from none.pt: not the state dict of a ResNet-34"),
+        ("--init_from=none.pt", "--init_from none.pt: not the state dict of this script's network"),
         ("--cache_dir=nowhere", "--cache_dir nowhere: No such file or directory"),
     ],
 )

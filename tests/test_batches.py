@@ -51,7 +51,7 @@ def test_against_data_loader(dataset, workers, tmp_path):
     for name in passes:
         for batch in module.batches(splits[name], args, CPU, name == "train"):
             assert torch.equal(batch.labels, splits[name].labels[batch.rows])
-            assert (batch.count, batch.part) == (len(batch.rows), slice(0, len(batch.rows)))
+            assert (batch.count, batch.computed) == (len(batch.rows), slice(0, len(batch.rows)))
             found.append((batch.images, batch.labels))
     assert [len(labels) for _, labels in found] == [8, 8, 5, 8, 2, 8, 8, 5, 8, 8, 5]
     for (images, labels), (loader_images, loader_labels) in zip(found, expected, strict=True):

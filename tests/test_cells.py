@@ -946,7 +946,7 @@ def test_new_loss_for_a_data_set_of_ones_own(tmp_path, like):
     mine = story("mine-coral", data="my photos", names="of mine", csv="/edited.csv")
     (tmp_path / "mine-coral.py").write_text(mine)
     text = story("mine-ce", data="my photos", names="of mine", csv="/edited.csv")
-    assert_written(tmp_path, "mine-ce" + like, text, ["wrote mine-ce.py; it needs no edit"])
+    assert_written(tmp_path, "mine-ce" + like, text, ["wrote mine-ce.py"])
 
 
 def test_new_data_set_with_the_loss_of_another_sister(tmp_path):
@@ -997,7 +997,7 @@ def test_new_data_set_and_new_loss(tmp_path):
 )
 def test_new_script_of_known_parts(tmp_path, name, csv):
     stories(tmp_path)
-    said = [f"wrote {name}.py; it needs no edit"]
+    said = [f"wrote {name}.py"]
     assert_written(tmp_path, name, story(name, csv=csv), said)
 
 
@@ -1015,7 +1015,7 @@ def test_the_order_of_composed_cells(tmp_path):
     utk.write_text(longer(utk.read_text(), last))
     corn.write_text("\n\n".join([corn.read_text(), end]))
     text = longer(story("utk-corn", csv="/utk-coral.csv"), last, end)
-    assert_written(tmp_path, "utk-corn", text, ["wrote utk-corn.py; it needs no edit"])
+    assert_written(tmp_path, "utk-corn", text, ["wrote utk-corn.py"])
 
 
 def test_the_narrowest_cell_and_not_a_sisters_exception(tmp_path):
@@ -1027,7 +1027,7 @@ def test_the_narrowest_cell_and_not_a_sisters_exception(tmp_path):
         path.write_text(text)
     text = story("afad-corn", csv="/afad-ce.csv")
     text = text.replace("Main [all]\nmain()", "Main [afad]\nmain('afad-coral')")
-    assert_written(tmp_path, "afad-corn", text, ["wrote afad-corn.py; it needs no edit"])
+    assert_written(tmp_path, "afad-corn", text, ["wrote afad-corn.py"])
     done = cells(tmp_path, "--new", "mine-corn", "--like", "faces-corn")
     assert (done.returncode, "mine-corn.py:29 '# %% Main [mine-corn]'" in done.stdout) == (0, True)
     assert (
@@ -1041,8 +1041,9 @@ def test_new_variant(tmp_path):
     method = "CORAL-CNN (Cao et al. 2020, v1.2), variant resnet18"
     text = story("utk-coral", method=method).replace("utk-coral.py", "utk-coral-resnet18.py")
     said = [
-        "wrote utk-coral-resnet18.py; it needs no edit",
-        "a cell whose first line says [utk-coral-resnet18] is its own; all others stay shared",
+        "wrote utk-coral-resnet18.py",
+        "write [utk-coral-resnet18] as the scope of each cell that you change; "
+        "all others stay shared",
     ]
     assert_written(tmp_path, "utk-coral-resnet18", text, said)
 
@@ -1061,7 +1062,7 @@ def test_new_variant(tmp_path):
     text = text.replace("Main [all]\nmain()", "Main [faces-coral-resnet18]\nmain(18)")
     said = [part.replace("faces-coral-18", "faces-coral-resnet18") for part in said]
     edits = "edit next: faces-coral-resnet18.py:29 '# %% Main [faces-coral-resnet18]'"
-    said[0] = said[0].replace("it needs no edit", edits)
+    said[0] += f"; {edits}"
     assert_written(tmp_path, "faces-coral-resnet18 --like utk-coral-resnet18", text, said)
 
 

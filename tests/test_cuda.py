@@ -186,7 +186,7 @@ def test_augment_batch():
     args = SimpleNamespace(augment=2, mixup=0.3, seed=1)
     images = torch.rand(64, 3, 40, 40, generator=torch.Generator().manual_seed(0))
     for device in (torch.device("cpu"), DEVICE):
-        made.append(SimpleNamespace(images=images.to(device), part=slice(0, 64), count=64))
+        made.append(SimpleNamespace(images=images.to(device), computed=slice(0, 64), count=64))
         module.augment_batch(made[-1], args, 5)
     expected, found = made
     assert found.images.device == found.lam.device == DEVICE
@@ -299,7 +299,7 @@ def test_a_step_on_a_device_that_is_not_there():
         with device:
             model, averaged = module.ResNet34(), module.ResNet34()
         batch = SimpleNamespace(images=torch.rand(6, 3, 64, 64, device=device))
-        batch.part, batch.count, batch.labels = slice(0, 6), 6, torch.arange(6, device=device)
+        batch.computed, batch.count, batch.labels = slice(0, 6), 6, torch.arange(6, device=device)
         module.augment_batch(batch, args, 0)
         cost = module.batch_cost(model, batch, torch.ones(1, device=device), args)
         module.update_average(averaged, model, 0.9, 0)
@@ -488,7 +488,7 @@ def test_exchange_of_one_process(tmp_path, tf32):
     dist.init_process_group(backends, **where)
     try:
         values = torch.arange(4.0, dtype=torch.float64, device=DEVICE)
-        assert module.total(values.clone()).tolist() == [0, 1, 2, 3]
+        assert module.add_up(values.clone()).tolist() == [0, 1, 2, 3]
         assert module.all_max(2, 0.5) == [2, 0.5]
         module.wait_for_all()
         torch.manual_seed(1)

@@ -49,17 +49,17 @@ def test_plain_is_the_script(imp_weight, tmp_path):
 def test_plain_is_the_published_code(tmp_path, capsys, monkeypatch):
     """plain.py's costs in double precision, where processors agree; the evaluation, which the test
     above compares, is left out."""
-    resize_and, draw_weights = plain.resize_and, plain.draw_weights
+    make_transform, draw_weights = plain.make_transform, plain.draw_weights
 
     def double_images(crop):
         to_double = transforms.ConvertImageDtype(torch.float64)
-        return transforms.Compose([resize_and(crop), to_double])
+        return transforms.Compose([make_transform(crop), to_double])
 
     def draw_and_convert(network):
         draw_weights(network)
         network.double()
 
-    monkeypatch.setattr(plain, "resize_and", double_images)
+    monkeypatch.setattr(plain, "make_transform", double_images)
     monkeypatch.setattr(plain, "draw_weights", draw_and_convert)
     monkeypatch.setattr(plain, "compute_mae_and_mse", lambda *args: (0, 0))
     options = ["--seed=1", "--epochs=1", "--batch_size=16", "--log_every=1", "--imp_weight=1"]

@@ -335,7 +335,7 @@ def test_mixup(mine):
     images = torch.rand(5, 3, 36, 36, generator=torch.Generator().manual_seed(0))[part]
     for mixup in (0, 0.4):
         args = SimpleNamespace(seed=5, augment=2, mixup=mixup)
-        changed.append(SimpleNamespace(images=images, part=part, count=5))
+        changed.append(SimpleNamespace(images=images, computed=part, count=5, lam=None))
         module.augment_batch(changed[-1], args, 7)
     plain, none, batch = changed[0].images, changed[0].lam, changed[1]
     found, lam = batch.images, batch.lam
@@ -353,7 +353,7 @@ def test_mixup(mine):
     model, imp = module.ResNet34(gender=1).eval(), torch.ones(1)
     labels, genders = [3, 0, 25, 11, 7], [1.0, math.nan, 0.0, 0.0, 1.0]
     batch.labels, batch.genders = torch.tensor(labels)[mine], torch.tensor(genders)[mine]
-    batch.known, args = 4, SimpleNamespace(amp=0, gender=1, gender_weight=3.0)
+    batch.known_genders, args = 4, SimpleNamespace(amp=0, gender=1, gender_weight=3.0)
     cost = module.batch_cost(model, batch, imp, args)
     logits, male = (answers.detach() for answers in model(found))
     ages, males, last = 0, 0, part.stop - 1
@@ -393,7 +393,7 @@ def test_cost_of_age_and_gender(weight):
 
     def cost_of(mine, part):
         batch = SimpleNamespace(images=images[part], labels=labels[mine], genders=genders[mine])
-        batch.count, batch.known, batch.lam = 4, 3, None
+        batch.count, batch.known_genders, batch.lam = 4, 3, None
         return module.batch_cost(model, batch, imp, args)
 
     cost = cost_of(slice(0, 4), slice(0, 4))
@@ -402,6 +402,12 @@ def test_cost_of_age_and_gender(weight):
     p_male = [1 / (1 + math.exp(-x)) for x in male.tolist()]
     parts = [math.log(p_male[0]), math.log(1 - p_male[2]), math.log(1 - p_male[3])]
     assert cost.item() == pytest.approx(age - weight * sum(parts) / 3, rel=1e-5)
+
+    # a loss that gives their mean, not a cost for each image, is refused
+    cost_fn, module.cost_fn = module.cost_fn, lambda *given: cost_fn(*given).mean()
+    with pytest.raises(SystemExit):
+        cost_of(slice(0, 4), slice(0, 4))
+    module.cost_fn = cost_fn
 
     # it is the sum of what processes have of it, one of which has no image of the batch
     parts = (slice(0, 3), slice(0, 3)), (slice(3, 4), slice(3, 4)), (slice(4, 4), slice(0, 1))

@@ -69,6 +69,17 @@ def test_it_computes_what_torchvisions_network_does(clone):
     assert torch.allclose(found.view(2, 512, 4), expected[:, :, None] * 16 / 49, atol=1e-5)
 
 
+def test_weights_of_another_network(clone, tmp_path, capsys):
+    """Are refused, also where all that the network has is in the file."""
+    module = load(clone / "model-code" / f"{NAME}.py")
+    torch.save(torchvision.models.resnet34().state_dict(), tmp_path / "resnet34.pth")
+    with pytest.raises(SystemExit) as stop:
+        module.init_backbone(module.ResNet34(), tmp_path / "resnet34.pth")
+    assert (
+        stop.value.code == 2 and "layer1.2.conv1.weight is not in this" in capsys.readouterr().err
+    )
+
+
 def test_the_tools_take_it(clone):
     """Training, prediction, report and ONNX file."""
     tiny = ["--seed=1", "--epochs=1", "--batch_size=4", "--image_size=64"]
