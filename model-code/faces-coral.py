@@ -580,11 +580,13 @@ def evaluate(model, split, args, device, training=False):
     model.eval()
     share_weights(model)
     probas, male = torch.zeros(len(split.labels), NUM_PROBAS), torch.zeros(len(split.labels))
+
     for batch in batches(split, args, device, training):
         shifts = args.shifts and not training
         answers = predict_batch(model, batch.images, args.flip, shifts)
         probas[batch.rows], male[batch.rows] = (x[: len(batch.rows)].cpu() for x in answers)
         end_if_asked(args)
+
     return add_up(probas), add_up(male)  # where rows are shared out the others' are 0
 
 
@@ -758,21 +760,25 @@ def parse_settings(argv, earlier=None):
         row = word.startswith("--") and name in RECIPES and name not in FLAGS
         need(not row, f"--{name} is no option, but a row of the recipe: --set {name}=VALUE")
     args = make_parser().parse_args(argv)
+
     vars(args).update(args.set)
     del args.set
 
     # what is not given; an option that the earlier run did not know was as in the paper for it
     earlier = earlier or {}
     args.recipe = args.recipe or earlier.get("recipe", "paper")
+
     column = 0 if earlier else COLUMNS.index(args.recipe)
     defaults = {name: row[column] for name, row in RECIPES.items()}
     defaults |= {name: default for name, (default, _) in (PATHS | NUMBERS).items()}
+
     for name, default in defaults.items():
         value = getattr(args, name, None)
         if value is None:
             value = earlier.get(name, default)
             value = Path(value) if name in PATHS and value is not None else value
             setattr(args, name, value)
+
         switch = name not in RECIPES or set(RECIPES[name][:-1]) <= {0, 1}
         low, high = LIMITS.get(name, (0, 1 if switch else math.inf))
         right = name in PATHS or low <= value <= high
@@ -803,12 +809,14 @@ def read_table(csv):
         refuse(f"{csv}: {error.strerror}; edit the paths in {__file__} or give them as options")
     except ValueError as error:
         refuse(f"{csv}: not a CSV file in UTF-8 ({str(error).splitlines()[0]})")
+
     # where rows are longer than the header pandas makes row names of their first fields
     regular = len(table) and isinstance(table.index, pd.RangeIndex)
     need(regular, f"{csv}: no rows below the header, or rows with more fields than it has")
     names = [name for name in header.loc[0].str.strip() if name]  # pandas numbers equal ones
     unique = len(names) == len(set(names))
     need(unique, f"{csv}: two columns have the same name: {', '.join(names)}")
+
     table = table.rename(columns=str.strip)
     if FILE_COLUMN not in table and FILE_COLUMN.startswith("Unnamed"):  # the first, named or not
         table = table.rename(columns={table.columns[0]: FILE_COLUMN})
@@ -825,6 +833,7 @@ def check_labels(csv, table):
     off = (labels + YOUNGEST_AGE - told).dropna()
     usual, share = off.median(), (off == off.median()).mean()
     due = f"the age in years minus {YOUNGEST_AGE}" if YOUNGEST_AGE else "the age in years"
+
     if len(off) > len(names) / 2 and usual and share > 0.9:
         what = f"the column 'age' of {share:.0%} of the rows differs from the file name's age"
         warn(f"{csv}: {what} by {abs(usual):g} years; it must be {due}")
@@ -865,12 +874,14 @@ def read_split(csv, args):
     for column in (FILE_COLUMN, "age", GENDER_COLUMN) if args.gender else (FILE_COLUMN, "age"):
         has = f"needs a column {column!r}, has {', '.join(table)} (see {__file__})"
         need(column in table, f"{csv}: {has}")
+
     # a file's name may begin or end with a blank, but most blanks there are the table's
     exists = functools.cache(lambda name: os.path.isfile(os.path.join(args.image_path, name)))
     names = [name if exists(name) else name.strip() for name in table[FILE_COLUMN]]
     missing = np.array([not exists(name) for name in names])
     files = np.array([os.path.join(args.image_path, name) for name in names], object)
     table[FILE_COLUMN] = names
+
     labels = check_labels(csv, table)
     genders = check_genders(csv, table) if args.gender else np.full(len(table), np.nan, np.float32)
     facts = {"csv": str(csv), "csv_sha256": digest}
@@ -910,11 +921,13 @@ def as_rgb(image):
     # a TIFF file in mode I has 32 bits, or a sign; PNG and PGM files in it have 16 bits
     if image.mode == "F" or image.mode == "I" and image.format == "TIFF":
         raise ValueError("floats or 32-bit integers: save it with 8 or 16 bits a channel")
+
     if UPRIGHT:
         image.load()  # Pillow turns TIFF files itself, and takes the tag away
         with contextlib.suppress(Exception):  # Pillow raises many kinds on damaged tags
             turn = TURNS.get(image.getexif().get(0x0112))
             image = image if turn is None else image.transpose(turn)
+
     if image.mode.startswith("I"):  # convert would clip all above 255
         image = PIL.Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
     return image.convert("RGB")
@@ -932,6 +945,7 @@ def init_backbone(model, path):
         others = [name for name in given if name.startswith(parts) and name not in backbone]
         if others:
             raise KeyError(f"{others[0]} is not in this network")
+
         for name, tensor in backbone.items():
             if "num_batches" not in name:
                 tensor.copy_(given[name].view_as(tensor))
@@ -956,7 +970,9 @@ def load_pixels(splits, args):
             if not mine:
                 raise RuntimeError("no process of LOCAL_RANK 0 on this machine decodes the images")
             path = mine[0]
+
         pixels = np.memmap(path, np.uint8, "r+", shape=shape)
+
         wait_for_all()
         if leads and os.name == "posix":
             with open(path, "rb+") as file:
@@ -991,10 +1007,12 @@ def decode(split, args):
         return contents, None
 
     digest, rows = hashlib.sha256(), range(len(split.files))
+
     parts = [rows[start : start + 32] for start in rows[::32]]
     # threads are enough: Pillow decodes and resizes outside Python's global lock
     pool = ThreadPoolExecutor(os.cpu_count())
     bar = tqdm(total=len(rows), desc="decoding", unit="img", disable=NO_BAR)
+
     with bar, warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # Pillow's, of odd tags and palettes
         for contents, error in pool.map(decode_rows, parts):
@@ -1121,6 +1139,7 @@ def exit_on_signal(number, args=None):
     ``args`` there is a checkpoint to go on from, else the same command again."""
     if not number:
         return
+
     words = ["python"]
     if PROCESSES > 1:
         words = ["torchrun", f"--nproc_per_node={LOCAL_PROCESSES}"]
@@ -1203,6 +1222,7 @@ def save_predictions(args, prefix, split, probas, male):
     if args.gender:
         table["true_gender"] = pd.Series(split.genders.numpy()).map({1.0: "male", 0.0: "female"})
         table["p_male"] = male.numpy()
+
     others = split.table.drop(columns=[FILE_COLUMN, "age", "Unnamed: 0", *table], errors="ignore")
     # to_csv does not quote carriage returns
     text = table.join(others).replace("\r", r"\\r", regex=True).to_csv(index=False).encode()
@@ -1221,10 +1241,12 @@ def describe(args, splits, device):
     for split in splits.values():
         mae, _ = compute_mae_and_mse(split.labels, median)
         split.facts |= {"median_age": median.item() + YOUNGEST_AGE, "median_mae": mae}
+
     script, modules = Path(__file__), (torch, torchvision, np, pd, PIL)
     versions = {module.__name__: module.__version__ for module in modules}
     facts = {"script": script.name}
     facts["script_sha256"] = hashlib.sha256(script.read_bytes()).hexdigest()
+
     facts |= {"dataset": DATASET, "loss": LOSS, "gender": args.gender, "seed": args.seed}
     facts |= {"num_classes": NUM_CLASSES, "youngest_age": YOUNGEST_AGE, "device": str(device)}
     facts["settings"] = plain(args)
@@ -1268,8 +1290,10 @@ def begin_run_folder(args, facts, device):
         write_facts(args, facts)
         for path in others:
             path.unlink(missing_ok=True)
+
     columns = "epoch,cost,seconds,wait_seconds,images_per_second,valid_mae,valid_rmse"
     append_line(args.outpath / "history.csv", columns)
+
     log(args, f"PyTorch Version: {torch.__version__}")
     log(args, f"CUDA device available: {torch.cuda.is_available()}")
     log(args, f"Using CUDA device: {device}")
@@ -1292,8 +1316,10 @@ def begin_record(args, splits, device, earlier):
         facts["init_from_sha256"] = earlier.facts.get("init_from_sha256")
     elif args.init_from:
         facts["init_from_sha256"] = hashlib.sha256(args.init_from.read_bytes()).hexdigest()
+
     if earlier.facts and RANK == 0:
         check_data(earlier.facts, facts)
+
     if not earlier.checkpoint:
         begin_run_folder(args, facts, device)
     return facts
@@ -1349,11 +1375,15 @@ def save_checkpoint(args, state):
     finite, the older one stays."""
     if not all(tensor.isfinite().all() for tensor in state.model.state_dict().values()):
         return
+
     state.saved = time.monotonic()
+
     state.progress["minutes"] = (state.saved - state.began) / 60
+
     for name in ("training.log", "history.csv"):
         file = args.outpath / name
         state.progress[name] = file.stat().st_size if file.exists() else 0
+
     saved = {name: getattr(state, name).state_dict() for name in PARTS}
     saved |= {"progress": state.progress, "rng": state.rng}
     saved |= {"epoch_cost": add_up(state.epoch_cost.clone())}
@@ -1418,10 +1448,12 @@ def restore(checkpoint, args, state):
             state.epoch_cost += checkpoint["epoch_cost"].to(state.epoch_cost.device)
         for name in PARTS:
             getattr(state, name).load_state_dict(checkpoint[name])
+
         state.rng = checkpoint["rng"]
         state.began -= 60 * state.progress["minutes"]
         state.epoch_began -= state.progress["seconds"]
         sizes = {name: state.progress[name] for name in ("training.log", "history.csv")}
+
     if RANK == 0:
         for name, size in sizes.items():
             os.truncate(args.outpath / name, size)
@@ -1460,12 +1492,14 @@ def check_settings(before, args):
     check_equal("script", before["script"], Path(__file__).name)
     check_equal("number of processes", before["processes"], PROCESSES)
     check_equal("--seed", before["seed"], before["seed"] if args.seed == -1 else args.seed)
+
     now, advice = plain(args), "leave it out"
     defaults = {"recipe": "paper", **{name: row[0] for name, row in (RECIPES | NUMBERS).items()}}
     for name, default in (defaults | {"init_from": None}).items():
         if name not in FREE_ON_RESUME and name != "seed":
             what = f"--{name}" if name not in RECIPES or name in FLAGS else f"--set {name}"
             check_equal(what, before["settings"].get(name, default), now[name], advice)
+
     for name, value in before["settings"].items():
         known = name in now or name in GONE or not value  # what is 0 was off
         need(known, f"--resume: the run has --{name} {value}: go on with the script that began it")
@@ -1514,9 +1548,11 @@ def main(argv=None):
     """Run the script with the given command-line arguments."""
     args = parse_settings(argv)
     stop.signal = 0
+
     # while processes wait for each other no Python code runs: a signal must end them by itself
     first = signal.SIG_DFL if PROCESSES > 1 else note_signal
     handlers = {n: signal.signal(n, first) for n in (signal.SIGTERM, signal.SIGINT)}
+
     try:
         if PROCESSES > 1:
             # --cuda may stand in the run.json of a run to resume, which is not read yet
