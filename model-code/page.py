@@ -30,13 +30,18 @@ import warnings
 from contextlib import ExitStack, contextmanager, suppress
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
-from types import SimpleNamespace
 from urllib.parse import urlsplit
 
-import media
 import numpy as np
 import PIL.Image
-import predict
+from coral_age import errors, media
+from coral_age.answers import COVERAGE, NOTE, sentence, words_of
+from coral_age.detect import need_detector
+from coral_age.errors import InputError, end_as_on_ctrl_c, reason_of, say
+from coral_age.inputs import Sink, answer
+from coral_age.marked import mark
+from coral_age.pictures import SIDES, Search, faces
+from coral_age.runs import PRETRAINED, load, title
 
 HTML = Path(__file__).resolve().with_name("page.html")
 MEGABYTES = 200  # of a file, at most
@@ -176,7 +181,7 @@ class Visitor(BaseHTTPRequestHandler):
             except GONE:
                 raise
             except OSError as error:  # the disk is full
-                return self.refuse(507, predict.reason_of(error), length)
+                return self.refuse(507, reason_of(error), length)
             self.begin(200, "application/x-ndjson")
             try:
                 found, copy = self.look(path)
@@ -186,7 +191,7 @@ class Visitor(BaseHTTPRequestHandler):
             except GONE:
                 raise
             except Exception as error:  # Pillow and FFmpeg raise many kinds on damaged files
-                self.tell(error=predict.reason_of(error))
+                self.tell(error=reason_of(error))
 
     def look(self, path):
         """What is found in a file, and the path of its marked copy."""
@@ -213,76 +218,76 @@ def about(model):
         "model": "/".join(Path(model.weights).parts[-2:]),
         "script": Path(model.script.__file__).name,
         "licence": model.licence,
-        "note": predict.NOTE,
+        "note": NOTE,
         "youngest": model.script.YOUNGEST_AGE,
-        "coverage": predict.COVERAGE,
+        "coverage": COVERAGE,
         "megabytes": MEGABYTES,
     }
 
 
 def photo(model, path):
-    """The faces in the image ``path``, as of predict.faces(), and the path of its marked copy.
+    """The faces in the image ``path``, as of faces(), and the path of its marked copy.
     PIL.UnidentifiedImageError if the file may hold a video instead."""
     notes = []
     pixels = media.read_image(path, notes.append)
-    faces, marks = predict.faces(model, pixels), []
-    for face in faces:
-        face["words"] = predict.words_of(face, model)
-        number = f"#{face['face']}  " * (len(faces) > 1)
-        box = [face[side] for side in predict.SIDES]
-        marks.append((box, number + predict.sentence(face, model)))
-    image, copy = predict.mark(pixels, marks), path.with_name("marked.jpg")
+    found, marks = faces(model, pixels), []
+    for face in found:
+        face["words"] = words_of(face, model)
+        number = f"#{face['face']}  " * (len(found) > 1)
+        box = [face[side] for side in SIDES]
+        marks.append((box, number + sentence(face, model)))
+    image, copy = mark(pixels, marks), path.with_name("marked.jpg")
     image.thumbnail((SIDE, SIDE))
     media.write_jpeg(image, copy, quality=90)
     height, width = pixels.shape[:2]
-    return {"faces": faces, "width": width, "height": height, "notes": notes}, copy
+    return {"faces": found, "width": width, "height": height, "notes": notes}, copy
 
 
 def video(model, path, tell):
     """The tracks in the video ``path``, as predict.py's, and the path of its marked copy. Calls
     tell(done=, of=), numbers of pictures. ValueError where no picture can be decoded."""
     tracks, notes, copy = [], [], path.with_name("marked.mp4")
-    bar = SimpleNamespace(total=1, done=0, told=0)
+    done, total, told = 0, 1, 0
 
-    def update():
-        bar.done += 1
-        if time.monotonic() - bar.told > PAUSE:
-            bar.told = time.monotonic()
-            tell(done=bar.done, of=max(bar.total, bar.done))
+    def count(pictures, more):
+        nonlocal done, total, told
+        done, total = done + pictures, total + more
+        if pictures and time.monotonic() - told > PAUSE:
+            told = time.monotonic()
+            tell(done=done, of=max(total, done))
 
-    def add(row):
-        if row["kind"] == "track":
-            tracks.append(row | {"words": predict.words_of(row, model)})
+    def add(_, rows):
+        ended = [row for row in rows if row["kind"] == "track"]
+        tracks.extend(row | {"words": words_of(row, model)} for row in ended)
 
     def fail(_, error, what=""):
         if isinstance(error, GONE):  # of tell
             raise error
-        notes.append(what + predict.reason_of(error))
+        notes.append(what + reason_of(error))
 
-    bar.update = update
-    options = predict.options()
-    options.batch_size, options.labels, options.no_draw = 16, None, False
-    options.note = lambda _, what: notes.append(what)
-    predict.answer([path], options, model, add, lambda *_: copy, fail, bar)
+    def note(_, what):
+        notes.append(what)
+
+    answer([path], Search(), model, Sink(add, fail, note, count, lambda *_: copy))
     if not copy.exists():
         raise ValueError("; ".join(notes))
     return {"tracks": tracks, "notes": notes}, copy
 
 
 # %% From the command line
-refuse = functools.partial(predict.refuse, program="page.py")
+refuse = functools.partial(errors.refuse, program="page.py")
 
 
 def parse_settings(argv):
     """The settings as an argparse namespace, checked."""
     parser = argparse.ArgumentParser(
-        description=f"{__doc__}\n{predict.NOTE}",
+        description=f"{__doc__}\n{NOTE}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
     parser.error = refuse
     add = parser.add_argument
-    add("--run", type=Path, default=predict.PRETRAINED, help="folder of a finished run")
+    add("--run", type=Path, default=PRETRAINED, help="folder of a finished run")
     add("--host", default="127.0.0.1", help="address to listen at (127.0.0.1: this machine alone)")
     add("--port", type=int, default=7860, help="0: any that is free (7860)")
     add("--cuda", type=int, default=-1, help="CUDA device number; -1: the CPU (-1)")
@@ -294,15 +299,15 @@ def parse_settings(argv):
 
 def serve(server, args):
     """Load the model, print where the page is, and serve until a signal."""
-    predict.need_detector()
-    server.model = predict.load(args.run, cuda=args.cuda)
-    predict.faces(server.model, np.zeros((64, 64, 3), np.uint8))  # the first one is slow
+    need_detector()
+    server.model = load(args.run, cuda=args.cuda)
+    faces(server.model, np.zeros((64, 64, 3), np.uint8))  # the first one is slow
     facts, (host, port) = about(server.model), server.server_address[:2]
     if not ipaddress.ip_address(host).is_loopback:
         line = f"page.py: warning: all who reach this machine at {host} can use the page"
-        predict.say(line, sys.stderr)
-    predict.say(predict.title(server.model, facts["model"]))
-    print(predict.NOTE)
+        say(line, sys.stderr)
+    say(title(server.model, facts["model"]))
+    print(NOTE)
     name = f"[{host}]" if ":" in host else host
     if ipaddress.ip_address(host).is_unspecified:
         name = "<this machine's IP address>"
@@ -314,7 +319,7 @@ def main(argv=None):
     """Serve until SIGINT, SIGTERM or SIGHUP; the exit code."""
     args = parse_settings(argv)
     warnings.simplefilter("ignore")  # of odd tags and palettes, which a visitor cannot mend
-    numbers = predict.end_as_on_ctrl_c("SIGINT", "SIGTERM", "SIGHUP")
+    numbers = end_as_on_ctrl_c("SIGINT", "SIGTERM", "SIGHUP")
     try:
         with Server(args.host, args.port) as server:
             try:
@@ -322,7 +327,7 @@ def main(argv=None):
             except KeyboardInterrupt:
                 for number in numbers:  # ending takes a second or two
                     signal.signal(number, signal.SIG_IGN)
-    except predict.InputError as error:
+    except InputError as error:
         refuse(error)
     except OSError as error:
         refuse(f"--host {args.host} --port {args.port}: {error.strerror or error}", 1)

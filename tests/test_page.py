@@ -18,6 +18,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from conftest import MODEL_CODE, chromium, load
+from coral_age import answers, marked
 from PIL import Image
 from test_media import two_streams
 from test_predict import (  # noqa: F401 (bare is a fixture)
@@ -150,14 +151,14 @@ def wait_until(holds):
 def due(model, image):
     """What is to be told of an image, by predict.faces()."""
     faces = predict.faces(model, image)
-    return [face | {"words": list(predict.words_of(face, model))} for face in faces]
+    return [face | {"words": list(answers.words_of(face, model))} for face in faces]
 
 
 # ---- What is answered
 
 
 def test_a_photo(server, model):
-    """The figures of predict.faces() and the picture of predict.mark(), with numbers where there
+    """The figures of predict.faces() and the picture of marked.mark(), with numbers where there
     are several faces."""
     two = Image.new("RGB", (500, 256))
     two.paste(FACE, (0, 0))
@@ -171,10 +172,10 @@ def test_a_photo(server, model):
         marks = [
             ([face[side] for side in ("left", "top", "right", "bottom")], number + text)
             for face, number in zip(faces, numbers, strict=True)
-            for text in [predict.sentence(face, model)]
+            for text in [answers.sentence(face, model)]
         ]
         file = io.BytesIO()
-        predict.mark(np.asarray(image.convert("RGB")), marks).save(file, "JPEG", quality=90)
+        marked.mark(np.asarray(image.convert("RGB")), marks).save(file, "JPEG", quality=90)
         assert copy == file.getvalue()
 
 
@@ -487,7 +488,7 @@ def test_a_photo_in_the_browser(page, model, tmp_path):
     page.set_input_files("#files", tmp_path / "astronaut.png")
     [article] = articles(page, 1)
     [face] = predict.faces(model, ASTRONAUT)
-    age, years, gender = predict.words_of(face, model)
+    age, years, gender = answers.words_of(face, model)
     assert article.locator("h2").inner_text() == "astronaut.png"
     words = article.locator(".face > div").first.inner_text()
     assert words == f"{age} years\n80% interval {years}, {gender}"
@@ -535,7 +536,7 @@ def test_files_dropped(page, model):
     large, empty, letter, photo = articles(page, 4)
     faces = predict.faces(model, two)
     shown = photo.locator("strong").all_inner_texts()
-    assert shown == [predict.words_of(face, model)[0] for face in faces] and len(shown) == 2
+    assert shown == [answers.words_of(face, model)[0] for face in faces] and len(shown) == 2
     for article, line in (
         (letter, "<b>letter.jpg: neither an image nor a video, or too damaged (invalid data)"),
         (empty, "empty.jpg: the file is empty, or comes without its length"),

@@ -14,9 +14,9 @@ from types import SimpleNamespace
 
 import numpy as np
 import PIL.Image
-from whole_files import written
 
-EXTRAS = "pip install -r requirements-extras.txt"
+from coral_age.errors import EXTRAS
+from coral_age.files import atomic_write
 
 # Named, because Pillow would start another program for some others (EPS).
 FORMATS = ["JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", "PPM", "JPEG2000", "AVIF", "HEIF"]
@@ -159,7 +159,7 @@ def write_jpeg(image, path, quality):
     """Save a PIL image with 4:2:0 colour; raises OSError if it can't be written."""
     encoded = io.BytesIO()  # Pillow does not notice when a full disk takes only part of a file
     image.save(encoded, "JPEG", quality=quality, subsampling="4:2:0")
-    with written(path) as file:
+    with atomic_write(path) as file:
         file.write(encoded.getbuffer())
 
 
