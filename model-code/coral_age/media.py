@@ -105,13 +105,13 @@ def walk(folder, fail):
 
 # %% Images
 def read_image(path, warn, turn=True):
-    """uint8 (height, width, 3) of an image, with ``turn`` turned as its EXIF orientation says.
-    ``warn`` is called with what is left out. PIL.UnidentifiedImageError if the file may hold a
-    video instead."""
+    """uint8 (height, width, 3) of an image, a path or the bytes of a file, with ``turn`` turned as
+    its EXIF orientation says. ``warn`` is called with what is left out. PIL.UnidentifiedImageError
+    if the file may hold a video instead."""
     PIL.Image.init()
     # not by its name: Pillow would map an uncompressed TIFF, and turn what it maps wrongly
     limit = PIL.Image.MAX_IMAGE_PIXELS or math.inf  # a program may have lifted it
-    with open(path, "rb") as file:
+    with io.BytesIO(path) if isinstance(path, bytes) else open(path, "rb") as file:
         begin = file.read(12)
         if begin[4:8] == b"ftyp" and begin[8:] in BRANDS:
             register_heic()
