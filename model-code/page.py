@@ -268,7 +268,7 @@ def video(model, path, tell):
     def note(_, what):
         notes.append(what)
 
-    answer([path], Search(), model, Sink(add, fail, note, count, lambda *_: copy))
+    answer([path], Search(), model, Sink(add, fail, note, count, path_for=lambda *_: copy))
     if not copy.exists():
         raise ValueError("; ".join(notes))
     return {"tracks": tracks, "notes": notes}, copy

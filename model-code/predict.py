@@ -8,7 +8,8 @@
 An INPUT is an image, a video, or a folder, which is searched with the folders in it. RUN is the
 folder a script filled (its --outpath); without it the model in model-code/pretrained answers. What
 is found is printed; DIR receives it as predictions.csv and predictions.json, with a copy of each
-input in which the faces are marked. In a program:
+input in which the faces are marked. More than 10,000 rows are in files of so many, which are
+written while they come: a job that was stopped goes on with --resume. In a program:
 
     import predict
     model = predict.load()
@@ -17,25 +18,35 @@ input in which the faces are marked. In a program:
 """
 
 import argparse
-import csv
 import functools
-import io
+import hashlib
 import json
 import os
+import re
 import sys
 import warnings
-from contextlib import ExitStack, contextmanager, redirect_stdout
+from contextlib import ExitStack, contextmanager, redirect_stdout, suppress
 from pathlib import Path
 
 import numpy as np
 from coral_age import detect, labels, media
 from coral_age.answers import COVERAGE, NOTE, words_of
-from coral_age.errors import InputError, Output, end_as_on_ctrl_c, reason_of, refuse, say, warn
+from coral_age.errors import (
+    InputError,
+    Output,
+    end_as_on_ctrl_c,
+    is_full,
+    reason_of,
+    refuse,
+    say,
+    warn,
+)
 from coral_age.files import atomic_write, lock
-from coral_age.inputs import Sink, answer
+from coral_age.inputs import Sink, answer, source_of
 from coral_age.marked import free_path
 from coral_age.pictures import Search, faces, read_boxes, video
 from coral_age.runs import SCRIPTS, load, load_script, title
+from coral_age.table import COLUMNS, FACES, FORMATS, JOB, Table, need_parquet, write_csv
 from tqdm import tqdm
 
 __all__ = ["NOTE", "InputError", "faces", "load", "main", "video"]  # for programs
@@ -46,15 +57,28 @@ def parse_settings(argv):
     parser = argparse.ArgumentParser(
         description=f"{__doc__}\n{NOTE}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        usage="predict.py INPUT... [--run RUN] [--out DIR] [options]",
+        usage="predict.py INPUT... [--list FILE] [--run RUN] [--out DIR] [options]",
         allow_abbrev=False,
     )
     parser.error = refuse
     add = parser.add_argument
-    add("paths", nargs="+", metavar="INPUT", help="images, videos, and folders of them")
+    add("paths", nargs="*", metavar="INPUT", help="images, videos, and folders of them")
+    add("--list", type=Path, metavar="FILE", help="images and videos, a path on each line")
+    add(
+        "--part",
+        metavar="K/N",
+        help="only the Kth of N parts of the inputs, which a hash of each path chooses",
+    )
     add("--run", type=Path, help="folder of a finished run (that of the model that comes along)")
     add("--out", type=Path, metavar="DIR", help="folder that receives the results")
     add("--overwrite", action="store_true", help="use DIR though it holds files, and replace them")
+    add("--resume", action="store_true", help="go on with the job in DIR, or begin it")
+    add(
+        "--format",
+        choices=FORMATS,
+        default="csv",
+        help="of DIR's tables (csv); parquet, which needs pyarrow, is always in parts",
+    )
     add("--json", action="store_true", help="print what predictions.json holds, and no table")
     add(
         "--labels",
@@ -96,11 +120,21 @@ def parse_settings(argv):
         value = getattr(args, name)
         if value is not None and not low <= value <= high:
             refuse(f"--{name} {value}: must be from {low} to {high}")
+    if not args.paths and not args.list:
+        refuse("the following arguments are required: INPUT")
+    if args.part is not None:
+        numbers = re.fullmatch(r"(\d{1,6})/(\d{1,6})", args.part)
+        if not numbers or not 1 <= int(numbers[1]) <= int(numbers[2]):
+            refuse(f"--part {args.part}: give K/N, from 1/N to N/N")
+    if args.resume and args.overwrite:
+        refuse("give --resume or --overwrite, not both")
+    if not args.out and (args.resume or args.format != "csv"):
+        refuse("--resume and --format go with --out")
     if args.boxes and args.crops:
         refuse("--boxes goes without --crops, whose images are faces as a whole")
     if args.image_size and not args.script:
         refuse("--image_size goes with --script; a run folder holds its own")
-    if os.path.exists(os.path.join(args.paths[0], "run.json")):
+    if args.paths and os.path.exists(os.path.join(args.paths[0], "run.json")):
         refuse(f"{args.paths[0]}: is a run, no input; now it is given as --run {args.paths[0]}")
     return args
 
@@ -120,68 +154,114 @@ def line_of(row, model):
     return LINE.format(*words_of(row, model), row["face"], source)
 
 
-@contextmanager
-def report(out, known, model, printed):
-    """What receives the answers: add(source, rows), which prints rows and adds them to
-    predictions.csv and predictions.json, and the list of failures, which ends the latter.
-    ``out``: their folder, or None. ``known``: of labels.read_labels(), or None. ``printed``: the
-    file that receives the JSON in place of lines, or None."""
-    script = model.script
-    columns = "source kind frame seconds until_seconds face frames left top right bottom score "
-    columns += "age age_low age_high interval_probability at_end_of_range"
-    columns = columns.split()
-    if model.network.fc_gender:
-        columns += ["gender", "gender_probability"]
-    if known is not None:
-        columns += ["true_age", "true_gender"]
-    oldest = script.YOUNGEST_AGE + script.NUM_CLASSES - 1
-    facts = {"weights": model.weights, "dataset": script.DATASET, "loss": script.LOSS}
-    facts |= {"ages": [script.YOUNGEST_AGE, oldest], "interval_coverage": COVERAGE}
-    head = json.dumps({"note": NOTE, "model": facts}, indent=1).removesuffix("\n}")
-    failures, labelled, count = [], [], 0
-    with ExitStack() as files:
-        if out:
-            try:
-                if (held := lock(out)) is not None:
-                    files.callback(os.close, held)
-            except BlockingIOError as error:
-                raise InputError(f"--out {out}: {error.strerror}") from None
-            path = out / "predictions.csv"
-            table = files.enter_context(atomic_write(path, "w", encoding="utf-8", newline=""))
-            file = files.enter_context(atomic_write(out / "predictions.json", "w"))
+def columns_of(model, known):
+    """The columns of predictions.csv."""
+    left = set() if known is not None else {"true_age", "true_gender"}
+    left |= set() if model.network.fc_gender else {"gender", "gender_probability"}
+    return [name for name in COLUMNS if name not in left | {"reason"}]
+
+
+class Report:
+    """Receives the answers, prints them, and keeps them in ``table``, or if that is None, with
+    ``keep``, in a list. ``known``: of labels.read_labels(), or None; ``quiet``: print errors alone.
+    """
+
+    def __init__(self, model, known, table, keep=False, quiet=False):
+        self.model, self.known, self.table, self.quiet = model, known, table, quiet
+        self.told = []  # the rows of the input that is told, but those of a video
+        self.kept = [] if keep else None
+        self.labelled, self.failed = [], 0
+
+    def add(self, source, rows):
+        if rows and rows[0]["kind"] != "image":
+            self.keep(rows)
         else:
-            table = files.enter_context(open(os.devnull, "w", encoding="utf-8"))
-            file = io.StringIO() if printed else table
-        writer = csv.DictWriter(table, columns, lineterminator="\n")
-        writer.writeheader()
-        file.write(head + ',\n "faces": [')
+            if self.known is not None:
+                add_labels(rows, source, self.known)
+            self.told += rows or [{"source": source, "kind": "no face"}]
+            self.labelled += [row for row in rows if "true_age" in row]
+        if not rows:
+            say(LINE.format("no face", "", "", "", source))
+        for row in rows:
+            if row["kind"] != "frame" and not self.quiet:
+                say(line_of(row, self.model))
 
-        def add(source, rows):
-            nonlocal count
-            if known is not None and rows and rows[0]["kind"] == "image":
-                add_labels(rows, source, known)
-            for row in rows:
-                writer.writerow(row)
-                file.write((",\n  " if count else "\n  ") + json.dumps(row))
-                count += 1
-                labelled.extend([row] if "true_age" in row else [])
-                if row["kind"] != "frame" and not printed:
-                    say(line_of(row, model))
-            if not rows:
-                say(LINE.format("no face", "", "", "", source))
+    def keep(self, rows):
+        if self.table:
+            self.table.add(rows)
+        elif self.kept is not None:
+            self.kept += rows
 
-        yield add, failures
-        file.write("\n ],\n")
-        if known is not None:
-            scores = labels.scores(labelled)
-            file.write(f' "scores": {json.dumps(scores)},\n')
-            say(f"{len(labelled)} of {len(known)} labelled photos are here, with a face")
-            for line in labels.as_table(scores):
-                say(line)
-        file.write(f' "failures": {json.dumps(failures)}\n}}\n')
-        text = file.getvalue() if printed and not out else ""
-    if printed:
-        printed.write(text or (out / "predictions.json").read_text())
+    def fail(self, source, error, what=""):
+        reason = what + reason_of(error)
+        self.failed += 1
+        self.told.append({"source": source, "kind": "error", "reason": reason})
+        say(f"predict.py: error: {source}: {reason}", sys.stderr)
+
+    def done(self, source, frames):
+        if frames:
+            self.told.append({"source": source, "kind": "video", "frames": frames})
+        if self.table:
+            self.table.end(source, self.told)
+        self.keep(self.told)
+        self.told = []
+
+    def resume(self, path_for):
+        """Take up the job in the table; the inputs that it has answered. ``path_for`` names the
+        marked copies once more, that others get other names."""
+        ended = set()
+        for source, rows in self.table.resume():
+            ended.add(source)
+            self.labelled += [row for row in rows if "true_age" in row]
+            self.failed += sum(row["kind"] == "error" for row in rows)
+            kinds = {row["kind"] for row in rows}
+            if path_for and kinds & {"image", "no face", "video"}:
+                path_for(source, ".mp4" if "video" in kinds else ".jpg")
+        return ended
+
+    def scores(self):
+        """Those of labels.scores(), printed, as a part of the JSON."""
+        if self.known is None:
+            return {}
+        scores = labels.scores(self.labelled)
+        say(f"{len(self.labelled)} of {len(self.known)} labelled photos are here, with a face")
+        for line in labels.as_table(scores):
+            say(line)
+        return {"scores": scores}
+
+    def finish(self):
+        """Write predictions.csv, if the rows are few, and predictions.json, whose text it gives."""
+        table, script, scores = self.table, self.model.script, self.scores()
+        oldest = script.YOUNGEST_AGE + script.NUM_CLASSES - 1
+        facts = {"weights": self.model.weights, "dataset": script.DATASET, "loss": script.LOSS}
+        facts |= {"ages": [script.YOUNGEST_AGE, oldest], "interval_coverage": COVERAGE}
+        head = {"note": NOTE, "model": facts}
+        if table and not table.is_small():
+            if table.last[1] or not table.last[0]:
+                table.save()
+            names = [path.name for _, path in table.files()]
+            told = {"inputs": table.inputs, "inputs_with_errors": table.failed, "files": names}
+            text = json.dumps(head | told | scores, indent=1) + "\n"
+        else:
+            rows = table.last[1] if table else self.kept or []
+            found = [row for row in rows if row["kind"] in FACES]
+            failures = [
+                {"source": row["source"], "reason": row["reason"]}
+                for row in rows
+                if row["kind"] == "error"
+            ]
+            text = json.dumps(head, indent=1).removesuffix("\n}") + ',\n "faces": ['
+            text += ",".join("\n  " + json.dumps(row) for row in found) + "\n ],\n"
+            text += f' "scores": {json.dumps(scores["scores"])},\n' if scores else ""
+            text += f' "failures": {json.dumps(failures)}\n}}\n'
+            if table:
+                columns = columns_of(self.model, self.known)
+                write_csv(table.out / "predictions.csv", found, columns)
+        if table:
+            with atomic_write(table.out / "predictions.json", "w") as file:
+                file.write(text)
+            table.finish()
+        return text
 
 
 def add_labels(rows, source, known):
@@ -194,6 +274,22 @@ def add_labels(rows, source, known):
 
 
 # %% From the command line
+def read_list(path):
+    """The paths in the file that --list names, each once."""
+    try:
+        lines = path.read_bytes().splitlines()
+    except OSError as error:
+        raise InputError(f"--list {path}: {error.strerror}") from None
+    return list(dict.fromkeys(os.fsdecode(line) for line in lines if line.strip()))
+
+
+def in_part(path, part):
+    """Is the input ``path`` in the ``part``, as K/N, of all inputs?"""
+    number, count = map(int, part.split("/"))
+    digest = hashlib.sha256(os.fsencode(path)).digest()
+    return int.from_bytes(digest[:8], "big") % count == number - 1
+
+
 def checked(args):
     """The files that the inputs name, lines about those left out, OSErrors of folders that can't be
     read, true values or None, and how faces are looked for. InputError where that can't be."""
@@ -202,13 +298,17 @@ def checked(args):
         known = labels.read_labels(args.labels) if args.labels else None
     except ValueError as error:
         raise InputError(error) from None
+    if args.list:
+        here = set(map(str, paths))
+        paths += [path for path in read_list(args.list) if path not in here]
+        if not paths:
+            raise InputError(f"--list {args.list}: no path in it")
     if not args.crops:
         detect.need_detector(", or give --crops")
-    if args.out and args.out.exists() and not args.out.is_dir():
-        raise InputError(f"--out {args.out}: is a file; give a folder")
-    if args.out and args.out.exists() and any(args.out.iterdir()) and not args.overwrite:
-        message = "holds files already; give another folder, or --overwrite"
-        raise InputError(f"--out {args.out}: {message}")
+    if args.format == "parquet":
+        need_parquet()
+    if args.out and args.out.exists():
+        check_folder(args)
     boxes = read_boxes(args.boxes) if args.boxes else None
     if boxes and not {source for source, _ in boxes} & set(map(os.path.realpath, paths)):
         message = "no source in it is one of the inputs; give their paths as from this folder"
@@ -217,8 +317,70 @@ def checked(args):
     return paths, notes, unread, known, search
 
 
+def check_folder(args):
+    """InputError where --out can't be used."""
+    if not args.out.is_dir():
+        raise InputError(f"--out {args.out}: is a file; give a folder")
+    if args.overwrite or not any(args.out.iterdir()):
+        return
+    stopped = (args.out / JOB).exists()
+    if args.resume and not stopped:
+        raise InputError(f"--out {args.out}: holds files, but no job to resume")
+    if not args.resume:
+        message = "holds files already; give another folder, or --overwrite"
+        if stopped:
+            message = "holds a job that was stopped; give --resume, another folder, or --overwrite"
+        raise InputError(f"--out {args.out}: {message}")
+
+
+def job_of(args, model):
+    """What may not change when a job is resumed."""
+
+    def digest(path):
+        return hashlib.sha256(Path(path).read_bytes()).hexdigest() if path else None
+
+    names = "crops", "every", "min_score", "megapixels", "format", "part"
+    files = {"weights": model.weights, "boxes": args.boxes, "labels": args.labels}
+    return {n: getattr(args, n) for n in names} | {n: digest(path) for n, path in files.items()}
+
+
+@contextmanager
+def table_in(args, columns, model):
+    """The table in --out, locked; None without that. Where the job ends early, what was answered
+    stays, or nothing if that is nothing."""
+    if not args.out:
+        yield None
+        return
+    args.out.mkdir(parents=True, exist_ok=True)
+    with ExitStack() as files:
+        try:
+            if (held := lock(args.out)) is not None:
+                files.callback(os.close, held)
+        except BlockingIOError as error:
+            raise InputError(f"--out {args.out}: {error.strerror}") from None
+        table = Table(args.out, [*columns, "reason"], args.format, job_of(args, model))
+        if args.resume and (args.out / JOB).exists():
+            for path in args.out.glob(".*.tmp"):  # of a process that was killed
+                path.unlink()
+        else:
+            table.begin()
+        try:
+            yield table
+        except BaseException as error:
+            with suppress(OSError):
+                table.stop()
+            if isinstance(error, KeyboardInterrupt) and table.inputs:
+                kept = f"interrupted; the answers to {table.inputs:,} inputs are kept"
+                raise KeyboardInterrupt(f"{kept}: go on with --resume") from None
+            raise
+
+
 def run(args, stdout):
-    """Predict for all inputs; the list of failures. JSON is printed to ``stdout``."""
+    """Predict for all inputs; the number of failures. JSON is printed to ``stdout``."""
+    finished = args.out and (args.out / "predictions.json").exists()
+    if args.resume and finished and not (args.out / JOB).exists():
+        say(f"{args.out}: the job there is finished")
+        return 0
     paths, notes, unread, known, search = checked(args)
     given = {"weights": args.weights, "script": args.script, "image_size": args.image_size or 120}
     model = load(args.run, **given, cuda=args.cuda)
@@ -227,37 +389,43 @@ def run(args, stdout):
             labels.check_labels(known, paths, map(load_script, SCRIPTS))
         except ValueError as error:
             raise InputError(f"{args.labels}: {error}") from None
+    if args.part:
+        paths = [path for path in paths if in_part(path, args.part)]
+        unread = [error for error in unread if in_part(error.filename, args.part)]
     say(title(model, model.weights))
     if not args.json:
         say(HEAD)
     path_for = None
-    if args.out:
-        args.out.mkdir(parents=True, exist_ok=True)
-        if not args.no_draw:
-            path_for = functools.partial(free_path, args.out, taken=set())
-    with (
-        report(args.out, known, model, stdout if args.json else None) as (add, failures),
-        tqdm(total=len(paths), unit="pictures", disable=None) as bar,
-    ):
+    if args.out and not args.no_draw:
+        path_for = functools.partial(free_path, args.out, taken=set())
+    with table_in(args, columns_of(model, known), model) as table:
+        report = Report(model, known, table, keep=args.json, quiet=args.json)
+        if table:
+            table.total = len(paths) + len(unread)
+            ended = report.resume(path_for)
+            paths = [path for path in paths if source_of(path) not in ended]
+            unread = [error for error in unread if source_of(error.filename) not in ended]
+        with tqdm(total=len(paths), unit="pictures", disable=None) as bar:
 
-        def fail(source, error, what=""):
-            reason = what + reason_of(error)
-            failures.append({"source": source, "reason": reason})
-            say(f"predict.py: error: {source}: {reason}", sys.stderr)
+            def count(done, more):
+                bar.total += more
+                bar.update(done)
 
-        def count(done, more):
-            bar.total += more
-            bar.update(done)
-
-        for error in unread:
-            fail(error.filename, error)
-        answer(paths, search, model, Sink(add, fail, warn, count, path_for), args.batch_size)
+            for error in unread:
+                report.fail(source_of(error.filename), error)
+                report.done(source_of(error.filename), None)
+            sink = Sink(report.add, report.fail, warn, count, report.done, path_for)
+            answer(paths, search, model, sink, args.batch_size)
+        text = report.finish()
+    if args.json:
+        stdout.write(text)
     for note in notes:
         say(note)
     say(NOTE)
     if args.out:
-        say(f"{args.out / 'predictions.csv'}, {args.out / 'predictions.json'}: written")
-    return failures
+        rows = "predictions.csv" if table.is_small() else f"{len(table.files())} tables"
+        say(f"{args.out / rows}, {args.out / 'predictions.json'}: written")
+    return report.failed
 
 
 def main(argv=None):
@@ -270,19 +438,22 @@ def main(argv=None):
             warnings.catch_warnings(),
         ):
             warnings.simplefilter("ignore")  # of odd tags and palettes, which a user cannot mend
-            failures = run(args, stdout)
+            failed = run(args, stdout)
     except InputError as error:
         refuse(error)
     except OSError as error:
-        refuse(f"{error.filename or args.out or 'input'}: {error.strerror or error}", 1)
-    except KeyboardInterrupt:
-        refuse("interrupted; no predictions were written", 130)
+        reason = error.strerror or error
+        if is_full(error):
+            reason = f"the disk is full ({reason}); make room, then give --resume"
+        refuse(f"{error.filename or args.out or 'input'}: {reason}", 1)
+    except KeyboardInterrupt as stop:
+        refuse(str(stop) or "interrupted; no predictions were written", 130)
     stdout.flush()
     if stdout.error:
         # or Python, which flushes it once more at its end, complains in its own way
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         refuse(f"standard output: {stdout.error.strerror}", 1)
-    return 1 if failures else 0
+    return 1 if failed else 0
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """What is said to users: lines on the terminal, and the ends of commands."""
 
+import errno
 import signal
 import sys
 
@@ -34,6 +35,12 @@ def reason_of(error):
         return f"not an image; videos need PyAV: {EXTRAS}"
     reason = getattr(error, "strerror", None) or str(error)  # without the path
     return " ".join(reason.split()) or type(error).__name__
+
+
+def is_full(error):
+    """Has an exception to do with a full disk?"""
+    full = [getattr(errno, name, None) for name in ("ENOSPC", "EDQUOT")]
+    return isinstance(error, OSError) and error.errno in full
 
 
 class Output:

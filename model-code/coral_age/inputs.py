@@ -27,6 +27,8 @@ class Sink:
     fail: Callable  # fail(source, error, what=""): what of an input went wrong
     note: Callable  # note(source, what): what of it was left out; called by the thread that reads
     count: Callable  # count(done, more): pictures read, and how many more than files there are
+    # done(source, frames): all has been told of an input, a video with so many frames, or None
+    done: Callable = lambda source, frames: None
     path_for: Callable | None = None  # path_for(source, suffix): that of its marked copy, if any
 
 
@@ -38,13 +40,18 @@ def answer(paths, search, model, sink, batch_size=16):
         finish(batch, model, sink, batch_size)
 
 
+def source_of(path):
+    """An input's name in the tables: its path, in a form fit for a file, and for a CSV, whose
+    writer does not quote carriage returns."""
+    return str(path).encode("utf-8", "backslashreplace").decode().replace("\r", r"\r")
+
+
 def read_inputs(paths, search, model, sink):
     """Yield the pictures of the files ``paths``, looked at; after the last one of a video, and for
     a file that failed, one without pixels."""
     for path in paths:
-        source = str(path).encode("utf-8", "backslashreplace").decode()  # fit for a file,
-        source = source.replace("\r", r"\r")  # and for a CSV, whose writer does not quote these
-        clip, note, failed = None, functools.partial(sink.note, source), None
+        source = source_of(path)
+        clip, note, failed, frames_read = None, functools.partial(sink.note, source), None, 0
         try:
             try:
                 # crops are turned if those were that the script has learned from
@@ -56,6 +63,7 @@ def read_inputs(paths, search, model, sink):
                         if not number:
                             sink.count(0, max(clip.length - 1, 0))
                         picture = Picture(source, pixels, path, clip, number, seconds)
+                        frames_read = number + 1
                         yield look_at(picture, search, model)
                         sink.count(1, 0)
             else:
@@ -64,7 +72,7 @@ def read_inputs(paths, search, model, sink):
         except Exception as error:  # Pillow and FFmpeg raise many kinds on damaged files
             failed = error
         if clip or failed:
-            yield Picture(source, path=path, clip=clip, error=failed)
+            yield Picture(source, path=path, clip=clip, number=frames_read, error=failed)
 
 
 def in_batches(pictures, size):
@@ -106,11 +114,14 @@ def finish(pictures, model, sink, batch_size):
                 if rows := ended_tracks(clip, math.inf, picture.source, model):
                     sink.add(picture.source, rows)
                 end_copy(picture.source, clip, sink)
+            sink.done(picture.source, picture.number or None)
         else:
             marks_of = frame_marks if clip else image_marks
             marks = marks_of(picture, probas[part], male[part], model, sink)
             if sink.path_for:
                 write_copy(picture, marks, sink)
+            if not clip:
+                sink.done(picture.source, None)
 
 
 def image_marks(picture, probas, male, model, sink):

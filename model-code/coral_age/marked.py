@@ -13,6 +13,7 @@ import PIL.Image
 from PIL import ImageDraw, ImageFont
 
 from coral_age import detect, media
+from coral_age.errors import is_full
 from coral_age.files import atomic_write
 
 BLUE = "#0072b2"
@@ -131,13 +132,14 @@ def encode(image, copy, seconds):
 
 def write_copy(picture, marks, sink):
     """Write the marked copy of an image, or the next picture of a video's, with the ``marks``,
-    (box, text); what goes wrong is the failure of this input alone."""
+    (box, text); what goes wrong is the failure of this input alone, but
+    for a full disk."""
     copy = picture.clip and picture.clip.copy
     try:
         if not copy:
+            path = sink.path_for(picture.source, ".jpg")
             if max(picture.pixels.shape) > LONGEST_SIDE:
                 raise ValueError(f"a side of more than {LONGEST_SIDE:,} pixels; give --no_draw")
-            path = sink.path_for(picture.source, ".jpg")
             media.write_jpeg(mark(picture.pixels, marks), path, quality=90)
         elif not copy.failed:
             image = mark(picture.pixels, marks)
@@ -146,9 +148,11 @@ def write_copy(picture, marks, sink):
                 open_copy(copy, path, image.size, picture.clip.rate)
             encode(image, copy, picture.seconds)
     except Exception as error:  # Pillow and FFmpeg raise many kinds
-        sink.fail(picture.source, error, "its marked copy: ")
         if copy:
             drop_copy(copy)
+        if is_full(error):  # then nothing else can be written either
+            raise
+        sink.fail(picture.source, error, "its marked copy: ")
 
 
 def end_copy(source, clip, sink):
@@ -158,8 +162,10 @@ def end_copy(source, clip, sink):
             clip.copy.container.mux(clip.copy.stream.encode())
             clip.copy.output.close()
         except Exception as error:
-            sink.fail(source, error, "its marked copy: ")
             drop_copy(clip.copy)
+            if is_full(error):
+                raise
+            sink.fail(source, error, "its marked copy: ")
         else:
             if clip.sound:
                 sink.note(source, "the marked copy is without its sound")
