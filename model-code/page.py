@@ -10,6 +10,8 @@ from the internet, and nothing goes there.
 The page is page.html. POST /predict, whose body is a file as it is, answers with lines of JSON:
 {"waiting": true} and {"done": n, "of": n}, pictures of a video, as often as there is news; in the
 end {"error": why}, or what was found, with "bytes": so many, the marked copy, follow that line.
+With the header "Accept: application/json" the answer is one JSON object without a copy; then the
+body may be a form with several files (multipart/form-data), whose "files" are answered in order.
 """
 
 import argparse
@@ -55,6 +57,7 @@ POLICY = (
     "default-src 'none'; connect-src 'self'; img-src blob: data:; media-src blob:; "
     "script-src 'unsafe-inline'; style-src 'unsafe-inline'; frame-ancestors 'none'"
 )
+FORM = re.compile(r'multipart/form-data;.*boundary="?([^";]+)')  # a Content-Type
 GONE = ConnectionError, TimeoutError  # raised by reading from, or writing to, who has left
 
 
@@ -163,7 +166,11 @@ class Visitor(BaseHTTPRequestHandler):
             length -= len(self.rfile.read1(2**20)) or length
 
     def tell(self, **what):
-        self.wfile.write(json.dumps(what).encode() + b"\n")
+        if not self.wants_json():
+            self.wfile.write(json.dumps(what).encode() + b"\n")
+
+    def wants_json(self):
+        return "application/json" in self.headers.get("Accept", "")
 
     def take(self, length):
         """Read a file, look at it, and answer."""
@@ -182,6 +189,8 @@ class Visitor(BaseHTTPRequestHandler):
                 raise
             except OSError as error:  # the disk is full
                 return self.refuse(507, reason_of(error), length)
+            if self.wants_json():
+                return self.answer_at_once(path)
             self.begin(200, "application/x-ndjson")
             try:
                 found, copy = self.look(path)
@@ -192,6 +201,35 @@ class Visitor(BaseHTTPRequestHandler):
                 raise
             except Exception as error:  # Pillow and FFmpeg raise many kinds on damaged files
                 self.tell(error=reason_of(error))
+
+    def answer_at_once(self, path):
+        """Answer with one JSON object: with what is found in the file, or in each of a form's."""
+        status, boundary = 200, FORM.match(self.headers.get("Content-Type", ""))
+        if boundary:
+            answer = {"files": []}
+            for name, content in files_in(path.read_bytes(), boundary[1].encode()):
+                path.write_bytes(content)
+                for copy in path.parent.glob("marked.*"):  # of the file before
+                    copy.unlink()
+                answer["files"].append({"name": name} | self.found_in(path))
+            if not answer["files"]:
+                status, answer = 400, {"error": "no file in the form"}
+        else:
+            answer = self.found_in(path)
+            status = 422 if "error" in answer else 200
+        self.begin(status, "application/json", json.dumps(answer).encode() + b"\n")
+
+    def found_in(self, path):
+        """What is found in a file, or the error."""
+        try:
+            found, _ = self.look(path)
+            for track in found.get("tracks", []):
+                del track["source"]  # where the file lies for the moment
+            return found
+        except GONE:
+            raise
+        except Exception as error:  # Pillow and FFmpeg raise many kinds on damaged files
+            return {"error": reason_of(error)}
 
     def look(self, path):
         """What is found in a file, and the path of its marked copy."""
@@ -212,6 +250,14 @@ class Visitor(BaseHTTPRequestHandler):
 
 
 # %% What is answered
+def files_in(form, boundary):
+    """Yield the (name, content) of the files in a body of multipart/form-data (RFC 7578)."""
+    for part in (b"\r\n" + form).split(b"\r\n--" + boundary)[1:]:
+        head, _, content = part.partition(b"\r\n\r\n")
+        if name := re.search(rb'filename="([^"]*)"', head):
+            yield name[1].decode(errors="replace"), content
+
+
 def about(model):
     """What the page says of the model and of itself."""
     return {

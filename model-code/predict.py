@@ -162,14 +162,13 @@ def columns_of(model, known):
 
 
 class Report:
-    """Receives the answers, prints them, and keeps them in ``table``, or if that is None, with
-    ``keep``, in a list. ``known``: of labels.read_labels(), or None; ``quiet``: print errors alone.
-    """
+    """Receives the answers, and prints them, or with ``quiet`` what is wrong alone. ``known``: of
+    labels.read_labels(), or None; ``table``: a Table that keeps the rows, or None."""
 
-    def __init__(self, model, known, table, keep=False, quiet=False):
+    def __init__(self, model, known, table, quiet):
         self.model, self.known, self.table, self.quiet = model, known, table, quiet
-        self.told = []  # the rows of the input that is told, but those of a video
-        self.kept = [] if keep else None
+        self.told = []  # the rows of the input that is told, but those of a video's faces
+        self.kept = []  # all rows, if they are to be printed in the end, and there is no table
         self.labelled, self.failed = [], 0
 
     def add(self, source, rows):
@@ -189,7 +188,7 @@ class Report:
     def keep(self, rows):
         if self.table:
             self.table.add(rows)
-        elif self.kept is not None:
+        elif self.quiet:
             self.kept += rows
 
     def fail(self, source, error, what=""):
@@ -243,7 +242,7 @@ class Report:
             told = {"inputs": table.inputs, "inputs_with_errors": table.failed, "files": names}
             text = json.dumps(head | told | scores, indent=1) + "\n"
         else:
-            rows = table.last[1] if table else self.kept or []
+            rows = table.last[1] if table else self.kept
             found = [row for row in rows if row["kind"] in FACES]
             failures = [
                 {"source": row["source"], "reason": row["reason"]}
@@ -399,7 +398,7 @@ def run(args, stdout):
     if args.out and not args.no_draw:
         path_for = functools.partial(free_path, args.out, taken=set())
     with table_in(args, columns_of(model, known), model) as table:
-        report = Report(model, known, table, keep=args.json, quiet=args.json)
+        report = Report(model, known, table, quiet=args.json)
         if table:
             table.total = len(paths) + len(unread)
             ended = report.resume(path_for)
