@@ -82,10 +82,10 @@ def install(what, folder):
     """A new environment in ``folder`` with ``what`` and with the packages of this one."""
     venv.create(folder, with_pip=False)
     python = folder / "bin" / "python"
-    pip = [sys.executable, "-m", "pip", "--python", python, "install", "--quiet", "--no-deps"]
-    subprocess.run([*pip, "--no-build-isolation", what], check=True)
     [own] = folder.glob("lib/*/site-packages")
     (own / "others.pth").write_text(sysconfig.get_path("purelib") + "\n")
+    pip = [sys.executable, "-m", "pip", "--python", python, "install", "--quiet", "--no-deps"]
+    subprocess.run([*pip, "--no-build-isolation", what], check=True)
     return own
 
 

@@ -318,7 +318,8 @@ def killed_and_resumed(bare, photos, tmp_path, moments):  # noqa: F811
         process.send_signal(signal.SIGKILL)
         process.wait()
         kills += 1
-    assert process.returncode == 1 and kills >= min(moments, 2)
+    # 0 if it was killed at its very end
+    assert process.returncode in (0, 1) and kills >= min(moments, 2)
     assert contents(out) == due
     shutil.rmtree(out)
     return kills
