@@ -320,7 +320,8 @@ def check_folder(args):
     """InputError where --out can't be used."""
     if not args.out.is_dir():
         raise InputError(f"--out {args.out}: is a file; give a folder")
-    if args.overwrite or not any(args.out.iterdir()):
+    there = [path for path in args.out.iterdir() if not path.match(".*.tmp")]  # of a killed process
+    if args.overwrite or not there:
         return
     stopped = (args.out / JOB).exists()
     if args.resume and not stopped:
@@ -404,6 +405,7 @@ def run(args, stdout):
             ended = report.resume(path_for)
             paths = [path for path in paths if source_of(path) not in ended]
             unread = [error for error in unread if source_of(error.filename) not in ended]
+            del ended  # which may be large
         with tqdm(total=len(paths), unit="pictures", disable=None) as bar:
 
             def count(done, more):
