@@ -20,12 +20,14 @@ import sys
 import time
 from pathlib import Path
 
-import predict
 import torch
+from coral_age import errors
+from coral_age.errors import InputError, end_as_on_ctrl_c
+from coral_age.runs import load
 
 GIVEN = "train_csv", "valid_csv", "test_csv", "image_path", "cuda"  # elsewhere than in the last RUN
 
-refuse = functools.partial(predict.refuse, program="average.py")
+refuse = functools.partial(errors.refuse, program="average.py")
 
 
 def parse_settings(argv):
@@ -44,20 +46,20 @@ def parse_settings(argv):
 
 
 def checked(runs):
-    """The networks of the folders ``runs`` (predict.load), the facts in their run.json, and the
+    """The networks of the folders ``runs`` (of load()), the facts in their run.json, and the
     SHA-256 of their weights. InputError where their weights have no mean that answers."""
-    models = [predict.load(run) for run in runs]
+    models = [load(run) for run in runs]
     facts = [json.loads((run / "run.json").read_bytes()) for run in runs]
     digests = [hashlib.sha256(Path(model.weights).read_bytes()).hexdigest() for model in models]
     start = {digests[0], facts[0].get("init_from_sha256")} - {None}
     for run, its in zip(runs[1:], facts[1:], strict=True):
         if its.get("init_from_sha256") not in start:
             message = f"began neither from the weights of {runs[0]} nor from what that began from"
-            raise predict.InputError(f"{run}: {message} (--init_from): they have no mean")
+            raise InputError(f"{run}: {message} (--init_from): they have no mean")
     shapes = [[(k, v.shape) for k, v in m.network.state_dict().items()] for m in models]
     for run, its in zip(runs, shapes, strict=True):
         if its != shapes[0]:
-            raise predict.InputError(f"{run}: its output layers are not those of {runs[0]}")
+            raise InputError(f"{run}: its output layers are not those of {runs[0]}")
     return models, facts, digests
 
 
@@ -81,7 +83,7 @@ def average(args):
     with script.locked(args.outpath):
         if found := [name for name in script.RUN_FILES if (args.outpath / name).exists()]:
             message = f"holds a run ({found[0]}); give a new folder"
-            raise predict.InputError(f"--outpath {args.outpath} {message}")
+            raise InputError(f"--outpath {args.outpath} {message}")
         csvs = {name: getattr(settings, f"{name}_csv") for name in ("train", "valid", "test")}
         splits = {name: script.read_split(csv, settings) for name, csv in csvs.items() if csv}
         script.load_pixels(splits, settings)
@@ -104,7 +106,7 @@ def main(argv=None):
     args = parse_settings(argv)
     try:
         average(args)
-    except predict.InputError as error:
+    except InputError as error:
         refuse(error)
     except OSError as error:
         refuse(f"{error.filename or args.outpath}: {error.strerror or error}", 1)
@@ -113,7 +115,7 @@ def main(argv=None):
 
 
 if __name__ == "__main__":
-    predict.end_as_on_ctrl_c("SIGTERM", "SIGHUP")
+    end_as_on_ctrl_c("SIGTERM", "SIGHUP")
     if hasattr(sys.stdout, "reconfigure"):  # in a notebook it has not
         sys.stdout.reconfigure(errors="backslashreplace")  # not every terminal has all characters
     main()

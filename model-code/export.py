@@ -25,20 +25,21 @@ import tempfile
 from pathlib import Path
 from types import SimpleNamespace
 
-import detect
-import media
 import numpy as np
 import PIL.Image
-import predict
 import torch
-from whole_files import written
+from coral_age import detect, errors
+from coral_age.answers import COVERAGE, NOTE, estimate, infer, prepare
+from coral_age.errors import EXTRAS, InputError, end_as_on_ctrl_c, say
+from coral_age.files import atomic_write
+from coral_age.runs import load
 
 try:
     import onnx
     import onnxruntime
     from onnx import TensorProto, helper
 except ImportError as problem:
-    print(f"export.py: error: {problem.name} is not installed: {media.EXTRAS}", file=sys.stderr)
+    print(f"export.py: error: {problem.name} is not installed: {EXTRAS}", file=sys.stderr)
     raise SystemExit(2) from None
 
 # What onnx 1.17 and onnxruntime 1.20 write and read, and older ones as well.
@@ -51,7 +52,7 @@ BATCH = 32
 
 POINTS = "eye on the left", "eye on the right", "nose tip", "mouth corner on the left", "and right"
 
-refuse = functools.partial(predict.refuse, program="export.py")
+refuse = functools.partial(errors.refuse, program="export.py")
 
 
 def parse_settings(argv):
@@ -191,7 +192,7 @@ def add_mean(op, answers, columns, views, name):
 
 
 def add_ages(op, probas, script):
-    """Age and interval as predict_labels() and predict.interval() tell them from ``probas``.
+    """Age and interval as predict_labels() and answers.interval() tell them from ``probas``.
 
     The run of classes from i to j is element (i, j) of a matrix (n, K, K)."""
     count, double = script.NUM_CLASSES, op("Cast", probas, to=TensorProto.DOUBLE)
@@ -213,7 +214,7 @@ def add_ages(op, probas, script):
     here = op("Unsqueeze", label, ints(2))
     inside = op("And", op("LessOrEqual", first, here), op("GreaterOrEqual", last, here))
     whole = (first == 0) & (last == count - 1)
-    enough = op("Or", op("GreaterOrEqual", held, np.float64([predict.COVERAGE])), whole)
+    enough = op("Or", op("GreaterOrEqual", held, np.float64([COVERAGE])), whole)
     lengths = op("Where", op("And", inside, enough), last - first, ints(count))
     shortest = op("ReduceMin", lengths, axes=[1, 2], keepdims=1)
     held = op("Where", op("Equal", lengths, shortest), held, np.float64([-1]))
@@ -309,9 +310,9 @@ def describe(model, precision):
         "size": str(model.size),
         "resize": str(resized(model)),
         "framing": json.dumps(framing(model)),
-        "interval_coverage": str(predict.COVERAGE),
+        "interval_coverage": str(COVERAGE),
         "precision": precision,
-        "note": predict.NOTE,
+        "note": NOTE,
         "licence": model.licence or "as the photos, and any weights it was begun from, allow",
         "weights_sha256": hashlib.sha256(Path(model.weights).read_bytes()).hexdigest(),
     }
@@ -336,7 +337,7 @@ def drawn_faces(model):
     """uint8 (n, 3, S, S), drawn faces of the sample, as many as there are up to CHECKED."""
     sample = getattr(model.script, "SAMPLE", None)  # among the paths that users edit
     paths = sorted(sample.rglob("images/**/*.jpg"))[:CHECKED] if sample else []
-    images = [predict.prepare(PIL.Image.open(path), model) for path in paths]
+    images = [prepare(PIL.Image.open(path), model) for path in paths]
     return np.stack(images) if images else np.empty((0, 3, model.size, model.size), np.uint8)
 
 
@@ -359,7 +360,7 @@ def answers(content, images):
 def check_answers(found, images, model):
     """Refuse the float32 file unless its answers ``found`` are torch's; their largest difference
     in probabilities."""
-    probas, male = predict.infer(list(images), model, BATCH)
+    probas, male = infer(list(images), model, BATCH)
     apart = [found["probas"] - probas.numpy()]
     if "male" in found:
         apart.append((found["male"] - male)[:, None])
@@ -381,7 +382,7 @@ def check_answers(found, images, model):
 
 def check_decoding(found, model):
     """Refuse a file whose ages are not what predict.py says of its probabilities."""
-    rows = [predict.estimate(probas, None, model) for probas in found["probas"]]
+    rows = [estimate(probas, None, model) for probas in found["probas"]]
     for name in ("age", "age_low", "age_high"):
         if not np.array_equal(found[name], [row[name] for row in rows]):
             refuse(f"{name} is not what predict.py makes of the probabilities: nothing written", 1)
@@ -401,10 +402,10 @@ def cost(found, small, ages):
 
 def export(args):
     """The content of the ONNX file, checked; tells what was found."""
-    model = predict.load(args.run)
+    model = load(args.run)
     if model.script.LOSS not in ("ce", "coral", "ordinal"):
         message = "export.py knows the output layers of ce, coral and ordinal alone"
-        raise predict.InputError(f"{args.run}: its loss is {model.script.LOSS!r}; {message}")
+        raise InputError(f"{args.run}: its loss is {model.script.LOSS!r}; {message}")
     if args.photos:
         images, ages = read_photos(model, args.photos, args.image_path)
         kind = "photos"
@@ -421,7 +422,7 @@ def export(args):
     off = check_answers(found, checked, model)
     check_decoding(found, model)
     what = f"{len(some)} {kind}" + f" and {rest} images of noise" * bool(rest)
-    predict.say(f"{precision}: the answers of torch for {what}, probabilities within {off:.1e}")
+    say(f"{precision}: the answers of torch for {what}, probabilities within {off:.1e}")
 
     if args.fp16 or args.int8:
         precision = "float16 weights" if args.fp16 else "int8"
@@ -432,7 +433,7 @@ def export(args):
         check_decoding(small, model)
         text = cost(answers(content, images), small, ages)
         ranges = f"; {len(some)} of them set the ranges" if args.int8 and len(some) else ""
-        predict.say(f"{precision}: of {len(images):,} {kind}, {text}{ranges}")
+        say(f"{precision}: of {len(images):,} {kind}, {text}{ranges}")
 
     helper.set_model_props(made, describe(model, precision))
     onnx.checker.check_model(made)
@@ -443,19 +444,19 @@ def main(argv=None):
     """Run with the given command-line arguments."""
     args = parse_settings(argv)
     try:
-        with written(args.out) as file:
+        with atomic_write(args.out) as file:
             file.write(export(args))
-    except predict.InputError as error:
+    except InputError as error:
         refuse(error)
     except OSError as error:
         refuse(f"{error.filename or args.out}: {error.strerror or error}", 1)
     except KeyboardInterrupt:
         refuse("interrupted; nothing was written", 130)
-    predict.say(f"{args.out}: written, {args.out.stat().st_size / 1e6:.1f} MB")
+    say(f"{args.out}: written, {args.out.stat().st_size / 1e6:.1f} MB")
 
 
 if __name__ == "__main__":
-    predict.end_as_on_ctrl_c("SIGTERM", "SIGHUP")
+    end_as_on_ctrl_c("SIGTERM", "SIGHUP")
     if hasattr(sys.stdout, "reconfigure"):  # in a notebook it has not
         sys.stdout.reconfigure(errors="backslashreplace")  # not every terminal has all characters
     main()

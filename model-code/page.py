@@ -10,6 +10,8 @@ from the internet, and nothing goes there.
 The page is page.html. POST /predict, whose body is a file as it is, answers with lines of JSON:
 {"waiting": true} and {"done": n, "of": n}, pictures of a video, as often as there is news; in the
 end {"error": why}, or what was found, with "bytes": so many, the marked copy, follow that line.
+With the header "Accept: application/json" the answer is one JSON object without a copy; then the
+body may be a form with several files (multipart/form-data), whose "files" are answered in order.
 """
 
 import argparse
@@ -30,13 +32,18 @@ import warnings
 from contextlib import ExitStack, contextmanager, suppress
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
-from types import SimpleNamespace
 from urllib.parse import urlsplit
 
-import media
 import numpy as np
 import PIL.Image
-import predict
+from coral_age import errors, media
+from coral_age.answers import COVERAGE, NOTE, sentence, words_of
+from coral_age.detect import need_detector
+from coral_age.errors import InputError, end_as_on_ctrl_c, reason_of, say
+from coral_age.inputs import Sink, answer
+from coral_age.marked import mark
+from coral_age.pictures import SIDES, Search, faces
+from coral_age.runs import PRETRAINED, load, title
 
 HTML = Path(__file__).resolve().with_name("page.html")
 MEGABYTES = 200  # of a file, at most
@@ -50,6 +57,7 @@ POLICY = (
     "default-src 'none'; connect-src 'self'; img-src blob: data:; media-src blob:; "
     "script-src 'unsafe-inline'; style-src 'unsafe-inline'; frame-ancestors 'none'"
 )
+FORM = re.compile(r'multipart/form-data;.*boundary="?([^";]+)')  # a Content-Type
 GONE = ConnectionError, TimeoutError  # raised by reading from, or writing to, who has left
 
 
@@ -158,7 +166,11 @@ class Visitor(BaseHTTPRequestHandler):
             length -= len(self.rfile.read1(2**20)) or length
 
     def tell(self, **what):
-        self.wfile.write(json.dumps(what).encode() + b"\n")
+        if not self.wants_json():
+            self.wfile.write(json.dumps(what).encode() + b"\n")
+
+    def wants_json(self):
+        return "application/json" in self.headers.get("Accept", "")
 
     def take(self, length):
         """Read a file, look at it, and answer."""
@@ -176,7 +188,9 @@ class Visitor(BaseHTTPRequestHandler):
             except GONE:
                 raise
             except OSError as error:  # the disk is full
-                return self.refuse(507, predict.reason_of(error), length)
+                return self.refuse(507, reason_of(error), length)
+            if self.wants_json():
+                return self.answer_at_once(path)
             self.begin(200, "application/x-ndjson")
             try:
                 found, copy = self.look(path)
@@ -186,7 +200,36 @@ class Visitor(BaseHTTPRequestHandler):
             except GONE:
                 raise
             except Exception as error:  # Pillow and FFmpeg raise many kinds on damaged files
-                self.tell(error=predict.reason_of(error))
+                self.tell(error=reason_of(error))
+
+    def answer_at_once(self, path):
+        """Answer with one JSON object: with what is found in the file, or in each of a form's."""
+        status, boundary = 200, FORM.match(self.headers.get("Content-Type", ""))
+        if boundary:
+            answer = {"files": []}
+            for name, content in files_in(path.read_bytes(), boundary[1].encode()):
+                path.write_bytes(content)
+                for copy in path.parent.glob("marked.*"):  # of the file before
+                    copy.unlink()
+                answer["files"].append({"name": name} | self.found_in(path))
+            if not answer["files"]:
+                status, answer = 400, {"error": "no file in the form"}
+        else:
+            answer = self.found_in(path)
+            status = 422 if "error" in answer else 200
+        self.begin(status, "application/json", json.dumps(answer).encode() + b"\n")
+
+    def found_in(self, path):
+        """What is found in a file, or the error."""
+        try:
+            found, _ = self.look(path)
+            for track in found.get("tracks", []):
+                del track["source"]  # where the file lies for the moment
+            return found
+        except GONE:
+            raise
+        except Exception as error:  # Pillow and FFmpeg raise many kinds on damaged files
+            return {"error": reason_of(error)}
 
     def look(self, path):
         """What is found in a file, and the path of its marked copy."""
@@ -207,82 +250,90 @@ class Visitor(BaseHTTPRequestHandler):
 
 
 # %% What is answered
+def files_in(form, boundary):
+    """Yield the (name, content) of the files in a body of multipart/form-data (RFC 7578)."""
+    for part in (b"\r\n" + form).split(b"\r\n--" + boundary)[1:]:
+        head, _, content = part.partition(b"\r\n\r\n")
+        if name := re.search(rb'filename="([^"]*)"', head):
+            yield name[1].decode(errors="replace"), content
+
+
 def about(model):
     """What the page says of the model and of itself."""
     return {
         "model": "/".join(Path(model.weights).parts[-2:]),
         "script": Path(model.script.__file__).name,
         "licence": model.licence,
-        "note": predict.NOTE,
+        "note": NOTE,
         "youngest": model.script.YOUNGEST_AGE,
-        "coverage": predict.COVERAGE,
+        "coverage": COVERAGE,
         "megabytes": MEGABYTES,
     }
 
 
 def photo(model, path):
-    """The faces in the image ``path``, as of predict.faces(), and the path of its marked copy.
+    """The faces in the image ``path``, as of faces(), and the path of its marked copy.
     PIL.UnidentifiedImageError if the file may hold a video instead."""
     notes = []
     pixels = media.read_image(path, notes.append)
-    faces, marks = predict.faces(model, pixels), []
-    for face in faces:
-        face["words"] = predict.words_of(face, model)
-        number = f"#{face['face']}  " * (len(faces) > 1)
-        box = [face[side] for side in predict.SIDES]
-        marks.append((box, number + predict.sentence(face, model)))
-    image, copy = predict.mark(pixels, marks), path.with_name("marked.jpg")
+    found, marks = faces(model, pixels), []
+    for face in found:
+        face["words"] = words_of(face, model)
+        number = f"#{face['face']}  " * (len(found) > 1)
+        box = [face[side] for side in SIDES]
+        marks.append((box, number + sentence(face, model)))
+    image, copy = mark(pixels, marks), path.with_name("marked.jpg")
     image.thumbnail((SIDE, SIDE))
     media.write_jpeg(image, copy, quality=90)
     height, width = pixels.shape[:2]
-    return {"faces": faces, "width": width, "height": height, "notes": notes}, copy
+    return {"faces": found, "width": width, "height": height, "notes": notes}, copy
 
 
 def video(model, path, tell):
     """The tracks in the video ``path``, as predict.py's, and the path of its marked copy. Calls
     tell(done=, of=), numbers of pictures. ValueError where no picture can be decoded."""
     tracks, notes, copy = [], [], path.with_name("marked.mp4")
-    bar = SimpleNamespace(total=1, done=0, told=0)
+    done, total, told = 0, 1, 0
 
-    def update():
-        bar.done += 1
-        if time.monotonic() - bar.told > PAUSE:
-            bar.told = time.monotonic()
-            tell(done=bar.done, of=max(bar.total, bar.done))
+    def count(pictures, more):
+        nonlocal done, total, told
+        done, total = done + pictures, total + more
+        if pictures and time.monotonic() - told > PAUSE:
+            told = time.monotonic()
+            tell(done=done, of=max(total, done))
 
-    def add(row):
-        if row["kind"] == "track":
-            tracks.append(row | {"words": predict.words_of(row, model)})
+    def add(_, rows):
+        ended = [row for row in rows if row["kind"] == "track"]
+        tracks.extend(row | {"words": words_of(row, model)} for row in ended)
 
     def fail(_, error, what=""):
         if isinstance(error, GONE):  # of tell
             raise error
-        notes.append(what + predict.reason_of(error))
+        notes.append(what + reason_of(error))
 
-    bar.update = update
-    options = predict.options()
-    options.batch_size, options.labels, options.no_draw = 16, None, False
-    options.note = lambda _, what: notes.append(what)
-    predict.answer([path], options, model, add, lambda *_: copy, fail, bar)
+    def note(_, what):
+        notes.append(what)
+
+    answer([path], Search(), model, Sink(add, fail, note, count, path_for=lambda *_: copy))
     if not copy.exists():
         raise ValueError("; ".join(notes))
     return {"tracks": tracks, "notes": notes}, copy
 
 
 # %% From the command line
-refuse = functools.partial(predict.refuse, program="page.py")
+refuse = functools.partial(errors.refuse, program="page.py")
 
 
 def parse_settings(argv):
     """The settings as an argparse namespace, checked."""
     parser = argparse.ArgumentParser(
-        description=f"{__doc__}\n{predict.NOTE}",
+        description=f"{__doc__}\n{NOTE}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
     parser.error = refuse
     add = parser.add_argument
-    add("--run", type=Path, default=predict.PRETRAINED, help="folder of a finished run")
+    add("--run", type=Path, default=PRETRAINED, help="folder of a finished run")
     add("--host", default="127.0.0.1", help="address to listen at (127.0.0.1: this machine alone)")
     add("--port", type=int, default=7860, help="0: any that is free (7860)")
     add("--cuda", type=int, default=-1, help="CUDA device number; -1: the CPU (-1)")
@@ -294,15 +345,15 @@ def parse_settings(argv):
 
 def serve(server, args):
     """Load the model, print where the page is, and serve until a signal."""
-    predict.need_detector()
-    server.model = predict.load(args.run, cuda=args.cuda)
-    predict.faces(server.model, np.zeros((64, 64, 3), np.uint8))  # the first one is slow
+    need_detector()
+    server.model = load(args.run, cuda=args.cuda)
+    faces(server.model, np.zeros((64, 64, 3), np.uint8))  # the first one is slow
     facts, (host, port) = about(server.model), server.server_address[:2]
     if not ipaddress.ip_address(host).is_loopback:
         line = f"page.py: warning: all who reach this machine at {host} can use the page"
-        predict.say(line, sys.stderr)
-    predict.say(predict.title(server.model, facts["model"]))
-    print(predict.NOTE)
+        say(line, sys.stderr)
+    say(title(server.model, facts["model"]))
+    print(NOTE)
     name = f"[{host}]" if ":" in host else host
     if ipaddress.ip_address(host).is_unspecified:
         name = "<this machine's IP address>"
@@ -314,7 +365,7 @@ def main(argv=None):
     """Serve until SIGINT, SIGTERM or SIGHUP; the exit code."""
     args = parse_settings(argv)
     warnings.simplefilter("ignore")  # of odd tags and palettes, which a visitor cannot mend
-    numbers = predict.end_as_on_ctrl_c("SIGINT", "SIGTERM", "SIGHUP")
+    numbers = end_as_on_ctrl_c("SIGINT", "SIGTERM", "SIGHUP")
     try:
         with Server(args.host, args.port) as server:
             try:
@@ -322,7 +373,7 @@ def main(argv=None):
             except KeyboardInterrupt:
                 for number in numbers:  # ending takes a second or two
                     signal.signal(number, signal.SIG_IGN)
-    except predict.InputError as error:
+    except InputError as error:
         refuse(error)
     except OSError as error:
         refuse(f"--host {args.host} --port {args.port}: {error.strerror or error}", 1)

@@ -21,6 +21,7 @@ import hashlib
 import html
 import io
 import json
+import os
 import re
 import sys
 from itertools import combinations
@@ -28,10 +29,12 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from coral_age.files import atomic_write
 from tqdm import tqdm
-from whole_files import written
 
 try:
+    if __name__ == "__main__":  # that of a notebook may be unknown here; a Figure needs none
+        os.environ.pop("MPLBACKEND", None)
     from matplotlib.colors import LinearSegmentedColormap, LogNorm
     from matplotlib.figure import Figure
 except ImportError:  # the printed tables need no plots
@@ -890,7 +893,7 @@ def write_report(comparisons, notes, out):
     page = ["<!doctype html>", f"<html lang='en'><head>{head}</head><body>", *page]
     files["index.html"] = encoded("\n".join([*page, "</body></html>\n"]))
     for name, content in files.items():
-        with written(out / name) as file:
+        with atomic_write(out / name) as file:
             file.write(content)
 
 

@@ -48,6 +48,7 @@ import numpy as np
 import PIL.Image
 import torch
 from conftest import ROOT, load, plain_dataset
+from coral_age import answers, marked, media, pictures, runs
 from torch.utils.data import DataLoader
 from torch.utils.flop_counter import FlopCounterMode
 from torchvision import transforms
@@ -420,11 +421,14 @@ def prediction(folder, frames):
         "encode": "open_copy encode",
         "load": "load",
     }
+    # where they are called from, if not from pictures.py
+    modules = {"read_image": media, "infer": answers, "load": predict}
+    modules |= dict.fromkeys(("mark", "open_copy", "encode"), marked)
     for part, names in parts.items():
         for name in names.split():
-            module = predict.media if name == "read_image" else predict
+            module = modules.get(name, pictures)
             setattr(module, name, clocked(getattr(module, name), part, seconds))
-    predict.media.read_video = clocked_items(predict.media.read_video, "decode", seconds)
+    media.read_video = clocked_items(media.read_video, "decode", seconds)
     draw_video(folder / "clip.mp4", frames)
     network = [f"--weights={folder / 'model.pt'}", f"--script={SCRIPT.name}"]
     crops = len(list((folder / "images").rglob("*.jpg")))
@@ -487,7 +491,7 @@ def onnx_rates(run):
     import onnxruntime
 
     export = load(ROOT / "model-code" / "export.py")
-    model = export.predict.load(run)
+    model = runs.load(run)
     images = np.resize(export.drawn_faces(model), (64, 3, model.size, model.size))
     float_model = export.build(model)
     files = {"float32": float_model, "int8": export.quantise(float_model, images)}
@@ -495,7 +499,7 @@ def onnx_rates(run):
     print(f"{torch.get_num_threads()} threads, {model.size}x{model.size} pixels")
 
     def by_torch(part):
-        return export.predict.infer(list(part), model, len(part))
+        return answers.infer(list(part), model, len(part))
 
     def by_file(session, part):
         return session.run(None, {"images": part})

@@ -16,6 +16,7 @@ import pandas as pd
 import pytest
 import torch
 from conftest import MODEL_CODE, ROOT, load
+from coral_age import answers, detect, runs
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -24,7 +25,6 @@ from test_predict import contents, slow_classes, slow_interval
 onnx = pytest.importorskip("onnx")
 onnxruntime = pytest.importorskip("onnxruntime")
 export = load(MODEL_CODE / "export.py")
-predict, detect = export.predict, export.detect
 SAMPLE = ROOT / "datasets" / "sample"
 
 # Age of a crop framed as the training photos, without torch.
@@ -272,8 +272,8 @@ def test_smaller_files(option, share, allowed, run, photos, tmp_path, capsys):
     assert full.stat().st_size / 4 * 0.99 < small.stat().st_size < share * full.stat().st_size
 
     table = pd.read_csv(photos[1])
-    model, paths = predict.load(run), [photos[3] / name for name in table["file"]]
-    images = np.stack([predict.prepare(Image.open(path), model) for path in paths])
+    model, paths = runs.load(run), [photos[3] / name for name in table["file"]]
+    images = np.stack([answers.prepare(Image.open(path), model) for path in paths])
     before, after = ask(full, images), ask(small, images)
     assert {k: v.dtype for k, v in before.items()} == {k: v.dtype for k, v in after.items()}
     assert 0 < np.abs(before["probas"] - after["probas"]).max() < allowed
@@ -294,12 +294,12 @@ def test_smaller_files(option, share, allowed, run, photos, tmp_path, capsys):
 def test_at_most_some_photos_are_looked_at(run, photos, monkeypatch):
     """They are drawn from all of them, and their ages with them."""
     monkeypatch.setattr(export, "MOST", 4)
-    model = predict.load(run)
+    model = runs.load(run)
     images, ages = export.read_photos(model, photos[1], photos[3])
     table = pd.read_csv(photos[1])
     known = {}
     for number, (name, age) in enumerate(zip(table["file"], table["age"] + 21, strict=True)):
-        image = predict.prepare(Image.open(photos[3] / name), model)
+        image = answers.prepare(Image.open(photos[3] / name), model)
         known[image.tobytes()] = number, age
     rows, due = zip(*[known[image.tobytes()] for image in images], strict=True)
     assert len(set(rows)) == 4 and set(rows) != {0, 1, 2, 3}
@@ -325,7 +325,7 @@ def test_metadata(run, tmp_path):
         "resize": "68",
         "interval_coverage": "0.8",
         "precision": "float32",
-        "note": predict.NOTE,
+        "note": answers.NOTE,
         "licence": "as the photos, and any weights it was begun from, allow",
         "weights_sha256": hashlib.sha256((run / "model.pt").read_bytes()).hexdigest(),
     }
@@ -346,7 +346,7 @@ def test_licence(licence, run, tmp_path):
     (tmp_path / "model.pt").symlink_to(run / "model.pt")
     facts = json.loads((run / "run.json").read_text())
     (tmp_path / "run.json").write_text(json.dumps(facts | {"licence": licence}))
-    told = export.describe(predict.load(tmp_path), "float32")["licence"]
+    told = export.describe(runs.load(tmp_path), "float32")["licence"]
     assert told == (licence or "as the photos, and any weights it was begun from, allow")
 
 
@@ -365,7 +365,7 @@ def test_framing(dataset, size):
         pixels = np.zeros((side, side), np.uint8)
         x, y = np.round(np.array(photo) * side).astype(int)
         pixels[y - 4 : y + 4, x - 4 : x + 4] = 255
-        found = predict.prepare(Image.fromarray(pixels), model)[0].astype(float)
+        found = answers.prepare(Image.fromarray(pixels), model)[0].astype(float)
         centre = [(np.arange(size) + 0.5) @ found.sum(axis) / found.sum() for axis in (0, 1)]
         assert np.abs(np.array(centre) / size - place).max() < 0.006
 
@@ -398,7 +398,7 @@ def test_an_existing_file(run, tmp_path, capsys):
 
 def test_answers_that_differ_are_refused(run, capsys):
     """A single age, end of an interval, or probability."""
-    model, images = predict.load(run), faces(12, 64).numpy().astype(np.uint8)
+    model, images = runs.load(run), faces(12, 64).numpy().astype(np.uint8)
     content = export.build(model).SerializeToString()
     found = export.answers(content, images)
     export.check_answers(found, images, model)
@@ -520,7 +520,7 @@ def test_snippet_needs_no_torch(run, tmp_path):
     without this project's files: what predict.py says of the crop."""
     assert call(run, tmp_path / "model.onnx") == 0
     assert len([line for line in SNIPPET.splitlines() if line]) <= 10
-    model = predict.load(run)
+    model = runs.load(run)
     program = [sys.executable, "-I", "-c"]
     result = subprocess.run([*program, NO_TORCH + "import torch"], capture_output=True, text=True)
     assert result.returncode == 1 and "ImportError: no torch here" in result.stderr
@@ -531,8 +531,8 @@ def test_snippet_needs_no_torch(run, tmp_path):
             [*program, NO_TORCH + SNIPPET], cwd=tmp_path, capture_output=True, text=True
         )
         assert result.returncode == 0, result.stderr
-        probas, male = predict.infer([predict.prepare(Image.open(path), model)], model, 1)
-        row = predict.estimate(probas[0], male[0], model)
+        probas, male = answers.infer([answers.prepare(Image.open(path), model)], model, 1)
+        row = answers.estimate(probas[0], male[0], model)
         assert result.stdout == f"{row['age']} years ({row['age_low']}-{row['age_high']})\n"
         ages.add(row["age"])
     assert len(ages) > 1

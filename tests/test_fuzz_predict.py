@@ -23,6 +23,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from conftest import ROOT, load
+from coral_age import runs
 from PIL import Image
 from test_fuzz import (  # noqa: F401 (memory is a fixture)
     cases,
@@ -40,7 +41,7 @@ from torch import nn
 av = pytest.importorskip("av")
 pytest.importorskip("pi_heif")
 PAGE = load(ROOT / "model-code/page.py")
-PREDICT = PAGE.predict
+PREDICT = load(ROOT / "model-code/predict.py")
 SCRIPT = load(ROOT / "model-code/afad-coral.py")
 
 
@@ -71,7 +72,7 @@ def run(tmp_path_factory):
     (folder / "run.json").write_text(json.dumps(facts))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(SCRIPT, "ResNet34", Small)
-        patch.setattr(PREDICT, "load_script", lambda name: SCRIPT)
+        patch.setattr(runs, "load_script", lambda name: SCRIPT)
         patch.setattr("os.fsync", lambda file: None)
         yield folder
 

@@ -11,13 +11,13 @@ import subprocess
 import sys
 from types import SimpleNamespace
 
-import media
 import numpy as np
 import pandas as pd
 import PIL.Image
 import pytest
 import torch
 from conftest import ROOT, begin, load, read_split, run, sample
+from coral_age import media
 from torch import nn
 
 resource = pytest.importorskip("resource")  # not on Windows

@@ -20,6 +20,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from conftest import ROOT, load, run
+from coral_age.files import atomic_write
 from PIL import Image
 
 SCRIPT = ROOT / "datasets" / "train-test-csv" / "make-csv.py"
@@ -27,7 +28,6 @@ SHARED = ROOT.parent / "shared"
 LOGS = SHARED / "published-logs"
 make_csv = load(SCRIPT)
 refused = functools.partial(conftest.refused, make_csv)
-whole_files = load(ROOT / "model-code" / "whole_files.py")
 
 published = pytest.mark.skipif(not LOGS.is_dir(), reason="the published CSVs are not at hand")
 real_photos = pytest.mark.skipif(
@@ -842,20 +842,20 @@ def test_floats_and_long_integers_are_rejected(tmp_path):
 
 def test_written(tmp_path):
     path = tmp_path / "a.txt"
-    with whole_files.written(path) as file:
+    with atomic_write(path) as file:
         file.write(b"one")
         assert os.listdir(tmp_path) == [".a.txt.tmp"]
     assert path.read_bytes() == b"one"
     for reason in (ValueError("mine"), KeyboardInterrupt(), OSError(28, "No space left")):
-        with pytest.raises(type(reason)), whole_files.written(path, "w", newline="") as file:
+        with pytest.raises(type(reason)), atomic_write(path, "w", newline="") as file:
             file.write("two")
             raise reason
         assert os.listdir(tmp_path) == ["a.txt"] and path.read_bytes() == b"one"
     assert reason.filename == str(path)
-    with pytest.raises(FileNotFoundError) as problem, whole_files.written(tmp_path / "no" / "b"):
+    with pytest.raises(FileNotFoundError) as problem, atomic_write(tmp_path / "no" / "b"):
         pass
     assert problem.value.filename == str(tmp_path / "no" / "b")
-    with pytest.raises(OSError) as problem, whole_files.written(path):
+    with pytest.raises(OSError) as problem, atomic_write(path):
         open(tmp_path / "other")
     assert problem.value.filename == str(tmp_path / "other")
 

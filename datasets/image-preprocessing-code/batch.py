@@ -27,8 +27,8 @@ from PIL import Image, UnidentifiedImageError
 from tqdm import tqdm
 
 sys.path.append(str(Path(__file__).resolve().parents[2] / "model-code"))
-import media
-from whole_files import lock, written
+from coral_age import media
+from coral_age.files import atomic_write, lock
 
 SUFFIXES = (".jpg", ".jpeg", ".png")
 # Those of the training scripts; named, as Pillow would start another program for some others (EPS).
@@ -163,7 +163,7 @@ def start(parser, args, settings, packages):
         found = f"holds results of {before}, not of {settings}"
         parser.error(f"--out {args.out}: {found}; choose another folder")
     check_images(parser, args, names, results, records)
-    with written(journal, "w", encoding="ascii") as file:
+    with atomic_write(journal, "w", encoding="ascii") as file:
         for record in (settings, *records.values()):
             file.write(json.dumps(record) + "\n")
     return names, records
@@ -241,7 +241,9 @@ def finish(args, names, records):
         if "rejected" in records.get(name, ())
     ]
     listing = args.out / "rejected.csv"
-    with written(listing, "w", encoding="utf-8", errors="backslashreplace", newline="") as file:
+    with atomic_write(
+        listing, "w", encoding="utf-8", errors="backslashreplace", newline=""
+    ) as file:
         csv.writer(file, lineterminator="\n").writerows([("file", "reason"), *rejected])
     print(f"{len(names)} images in {args.images}")
     count = sum((args.out / result_name(name)).exists() for name in names)

@@ -135,7 +135,7 @@ def main(argv=None):
                 f"--out {args.out}: its images are aligned to the mean of others than those now "
                 f"in {args.images}; choose another --out"
             )
-        with batch.written(mean_path, "w") as file:
+        with batch.atomic_write(mean_path, "w") as file:
             file.write(json.dumps(mean))
 
         tasks = [

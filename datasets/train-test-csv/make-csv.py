@@ -34,7 +34,7 @@ from PIL import ExifTags, Image, UnidentifiedImageError
 from tqdm import tqdm
 
 sys.path.append(str(Path(__file__).resolve().parents[2] / "model-code"))
-from whole_files import written
+from coral_age.files import atomic_write
 
 AGES = {"afad": (15, 40), "cacd": (14, 62), "morph2": (16, 70), "utk": (21, 60), "faces": (0, 100)}
 
@@ -389,7 +389,7 @@ def write_csvs(tables):
     with ExitStack() as stack:
         for path, table in tables.items():
             file = stack.enter_context(
-                written(path, "w", encoding="utf-8", errors="backslashreplace", newline="")
+                atomic_write(path, "w", encoding="utf-8", errors="backslashreplace", newline="")
             )
             table.to_csv(file, index=False, lineterminator="\n")
             file.flush()

@@ -14,9 +14,9 @@ from types import SimpleNamespace
 
 import numpy as np
 import PIL.Image
-from whole_files import written
 
-EXTRAS = "pip install -r requirements-extras.txt"
+from coral_age.errors import EXTRAS
+from coral_age.files import atomic_write
 
 # Named, because Pillow would start another program for some others (EPS).
 FORMATS = ["JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", "PPM", "JPEG2000", "AVIF", "HEIF"]
@@ -105,13 +105,13 @@ def walk(folder, fail):
 
 # %% Images
 def read_image(path, warn, turn=True):
-    """uint8 (height, width, 3) of an image, with ``turn`` turned as its EXIF orientation says.
-    ``warn`` is called with what is left out. PIL.UnidentifiedImageError if the file may hold a
-    video instead."""
+    """uint8 (height, width, 3) of an image, a path or the bytes of a file, with ``turn`` turned as
+    its EXIF orientation says. ``warn`` is called with what is left out. PIL.UnidentifiedImageError
+    if the file may hold a video instead."""
     PIL.Image.init()
     # not by its name: Pillow would map an uncompressed TIFF, and turn what it maps wrongly
     limit = PIL.Image.MAX_IMAGE_PIXELS or math.inf  # a program may have lifted it
-    with open(path, "rb") as file:
+    with io.BytesIO(path) if isinstance(path, bytes) else open(path, "rb") as file:
         begin = file.read(12)
         if begin[4:8] == b"ftyp" and begin[8:] in BRANDS:
             register_heic()
@@ -159,7 +159,7 @@ def write_jpeg(image, path, quality):
     """Save a PIL image with 4:2:0 colour; raises OSError if it can't be written."""
     encoded = io.BytesIO()  # Pillow does not notice when a full disk takes only part of a file
     image.save(encoded, "JPEG", quality=quality, subsampling="4:2:0")
-    with written(path) as file:
+    with atomic_write(path) as file:
         file.write(encoded.getbuffer())
 
 

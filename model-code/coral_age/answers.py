@@ -1,0 +1,102 @@
+"""What a network answers about faces, and how that is told in years, intervals and words."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from coral_age.errors import InputError
+
+NOTE = (
+    "Apparent ages, and a binary label for gender, as a network learned them from the photos and "
+    "labels of one data set. Off by years for single persons, and unable to answer outside the "
+    "ages of that set. No proof of anybody's age or gender; not made to decide about people."
+)
+COVERAGE = 0.8  # of the model's probability is within the interval given with an age
+
+
+# %% The network
+def prepare(image, model):
+    """uint8 (3, S, S) of a PIL image, as the training script prepares a test image."""
+    return model.script.central_crop(model.script.prepare_image(image, model.size), model.size)
+
+
+def infer(images, model, batch_size):
+    """Of a list of uint8 (3, S, S), what the script answers in its tests: probabilities, float32
+    (n, K-1), for ce (n, K), and P(male) (n,) or n times None."""
+    probas, male = [], []
+    for start in range(0, len(images), batch_size):
+        batch = np.stack(images[start : start + batch_size])
+        batch = model.script.to_device(batch, model.device, model.channels_last)
+        answers = model.script.predict_batch(model.network, batch, model.flip, model.shifts)
+        told = answers if model.network.fc_gender else answers[:1]
+        if not all(part.isfinite().all() for part in told):
+            reason = "its network answers what is no number: it is damaged, or training diverged"
+            raise InputError(f"{Path(model.weights).name}: {reason}")
+        probas.append(answers[0].cpu())
+        male += answers[1].tolist() if model.network.fc_gender else [None] * len(batch)
+    return torch.cat(probas) if probas else [], male
+
+
+def infer_faces(faces, model, batch_size):
+    """The means of infer() over the images of each of ``faces``, which are lists of images."""
+    probas, male = infer([image for images in faces for image in images], model, batch_size)
+    if faces:
+        sizes = [len(images) for images in faces]
+        probas = torch.stack([part.mean(0) for part in probas.split(sizes)])
+        if model.network.fc_gender:
+            male = [part.mean().item() for part in torch.tensor(male).split(sizes)]
+        else:
+            male = [None] * len(faces)
+    return probas, male
+
+
+# %% What is said of a face
+def class_probas(probas, count):
+    """Probabilities of the K = ``count`` classes, float64 (K,): those of ce, or from P(y > k),
+    (K-1,), sorted, which leaves the number above 0.5, the label, as it is."""
+    probas = np.asarray(probas, np.float64)
+    given = len(probas) == count
+    return probas if given else -np.diff(np.sort(probas)[::-1], prepend=1, append=0)
+
+
+def interval(classes, label):
+    """The shortest run of neighbouring classes that contains ``label`` and at least COVERAGE of the
+    probability (of several, the most probable): its first and last class and its probability."""
+    sums = np.concatenate([[0], np.cumsum(classes)])
+    for length in range(1, len(classes) + 1):
+        starts = np.arange(max(label - length + 1, 0), min(label, len(classes) - length) + 1)
+        held = sums[starts + length] - sums[starts]
+        if held.max() >= COVERAGE or length == len(classes):
+            first = starts[held.argmax()].item()
+            return first, first + length - 1, held.max().item()
+
+
+def estimate(probas, male, model):
+    """The columns about age and gender, in years and probabilities, from one row of infer()."""
+    script = model.script
+    label = script.predict_labels(torch.as_tensor(probas)[None]).item()
+    first, last, held = interval(class_probas(probas, script.NUM_CLASSES), label)
+    ages = [script.YOUNGEST_AGE + number for number in (label, first, last)]
+    columns = dict(zip(("age", "age_low", "age_high"), ages, strict=True))
+    columns["interval_probability"] = round(held, 4)
+    columns["at_end_of_range"] = label in (0, script.NUM_CLASSES - 1)
+    if male is not None:
+        columns["gender"] = "male" if male > 0.5 else "female"
+        columns["gender_probability"] = round(max(male, 1 - male), 4)
+    return columns
+
+
+def words_of(row, model):
+    """Age, interval and gender of a row in words: 32, 27-38, female 83%."""
+    end = ""
+    if row["at_end_of_range"] and row["age"]:
+        end = " or younger" if row["age"] == model.script.YOUNGEST_AGE else " or older"
+    gender = f"{row['gender']} {row['gender_probability']:.0%}" if "gender" in row else ""
+    return f"{row['age']}{end}", f"{row['age_low']}-{row['age_high']}", gender
+
+
+def sentence(row, model):
+    """What is drawn beside a face: 32 (27-38), female 83%."""
+    age, years, gender = words_of(row, model)
+    return f"{age} ({years})" + f", {gender}" * bool(gender)

@@ -1,0 +1,284 @@
+"""The faces in pictures, in one or many images or in a video, as rows of predictions.csv.
+
+model = coral_age.load()
+for face in coral_age.faces(model, "photo.jpg"):
+    print(face["age"], face["gender"])
+"""
+
+import csv
+import functools
+import os
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from itertools import islice
+from types import SimpleNamespace
+
+import numpy as np
+import PIL.Image
+
+from coral_age import detect, media
+from coral_age.answers import class_probas, estimate, infer_faces, prepare
+from coral_age.errors import InputError, warn
+from coral_age.tracks import OVERLAP, Clip, ended_tracks, follow, mean_estimate, patience
+
+# Degrees by which the network is shown a face of a photo; those of a video turn by themselves.
+TURNS = -4, 0, 4
+
+# Seconds after which all of a video's picture is searched for faces again, and the network asked
+# about them: the faces of pictures in between are nearly the same, and only followed.
+SEARCH = 0.25
+
+BATCH = 16  # images that faces() takes at once, and faces that the network sees
+SIDES = "left", "top", "right", "bottom"  # of a box
+
+
+@dataclass(frozen=True)
+class Search:
+    """How faces are looked for."""
+
+    crops: bool = False  # each image is a face as a whole
+    boxes: dict | None = None  # of read_boxes(), the faces to take instead of the detector's
+    every: int = 1  # every Nth frame of a video is looked at
+    min_score: float = detect.MIN_SCORE
+    megapixels: float = detect.MEGAPIXELS  # in which a larger picture is searched
+
+
+@dataclass
+class Picture:
+    """An image, or a frame of a video; without pixels the end of a video, or what failed."""
+
+    source: str
+    pixels: np.ndarray | None = None  # uint8 (height, width, 3)
+    path: object = ""
+    clip: Clip | None = None  # what is known of its video
+    number: int = 0  # of the frame, from 0
+    seconds: float | None = None  # from the first frame
+    error: Exception | None = None
+    # what look_at() adds
+    looked: bool = False  # for faces
+    asked: bool = False  # the network is to be
+    boxes: list = field(default_factory=list)  # of the faces, in whole pixels
+    scores: list = field(default_factory=list)
+    faces: list = field(default_factory=list)  # of each the images for the network
+
+
+def read_boxes(path):
+    """{(source, frame): boxes} from the table that --boxes names, which may be a predictions.csv;
+    the frame of an image is 0."""
+    boxes = {}
+    try:
+        with open(path, encoding="utf-8-sig", newline="") as file:
+            for number, row in enumerate(csv.DictReader(file), 1):
+                if row.get("kind") == "track":  # a summary, without a box
+                    continue
+                place, values = f"--boxes {path}: row {number}", [row[side] for side in SIDES]
+                try:
+                    box, frame = list(map(float, values)), float(row.get("frame") or 0)
+                except ValueError as error:
+                    raise InputError(f"{place}: {error}") from None
+                sized = all(abs(side) < 1e6 for side in box)
+                if not (box[0] < box[2] and box[1] < box[3] and sized):
+                    raise InputError(f"{place}: no box: {box}")
+                if not (frame >= 0 and frame.is_integer()):
+                    raise InputError(f"{place}: frame {row['frame']!r}: give a number from 0")
+                boxes.setdefault((os.path.realpath(row["source"]), int(frame)), []).append(box)
+    except InputError:
+        raise
+    except (KeyError, TypeError, ValueError, csv.Error) as error:
+        columns = "source, frame, left, top, right, bottom"
+        raise InputError(f"--boxes {path}: not a table of {columns} ({error})") from None
+    except OSError as error:
+        raise InputError(f"--boxes {path}: {error.strerror}") from None
+    return boxes
+
+
+def given_faces(pixels, boxes, min_score):
+    """The faces in the ``boxes`` of the user's table, with landmarks, found where they can be."""
+    faces = []
+    for box in boxes:
+        low, high = np.array(box[:2]), np.array(box[2:])
+        if (high <= 0).any() or (low >= pixels.shape[1::-1]).any():
+            raise ValueError(f"--boxes: {box} is outside the picture, {pixels.shape[1::-1]}")
+        found = detect.find_again(pixels, [box], min_score)
+        shares = [detect.overlap(face.box, box)[0] for face in found]
+        points = detect.likely_points(box)
+        if shares and max(shares) >= OVERLAP:
+            points = found[int(np.argmax(shares))].points
+        faces.append(SimpleNamespace(box=box, score=None, points=points))
+    return faces
+
+
+def find_faces(picture, search):
+    """The faces in a picture, as of detect.find_faces(), and whether the network is to be asked
+    about them. With crops the whole picture, with boxes what they tell; else in most pictures of a
+    video those found before, looked for around their places."""
+    pixels, clip = picture.pixels, picture.clip
+    if search.crops:
+        box = (0, 0, pixels.shape[1], pixels.shape[0])
+        return [SimpleNamespace(box=box, score=None, points=None)], True
+    if search.boxes is not None:
+        boxes = search.boxes.get((os.path.realpath(picture.path), picture.number), [])
+        return given_faces(pixels, boxes, search.min_score), True
+    if not clip:
+        return detect.find_faces(pixels, search.min_score, search.megapixels), True
+    if picture.seconds - clip.searched < SEARCH - 1e-6:
+        if len(clip.boxes) * detect.WINDOW**2 < pixels[..., 0].size:
+            faces = detect.find_again(pixels, clip.boxes, search.min_score)
+        else:
+            faces = detect.find_faces(pixels, search.min_score, search.megapixels)
+        # one not found is looked for again, unless another is before it
+        found = [face.box for face in faces]
+        clip.boxes = found + [
+            box
+            for box in clip.boxes
+            if all(max(detect.overlap(box, other)) < OVERLAP for other in found)
+        ]
+        return faces, False
+    faces = detect.find_faces(pixels, search.min_score, search.megapixels)
+    clip.boxes, clip.searched = [face.box for face in faces], picture.seconds
+    return faces, True
+
+
+def face_images(pixels, face, model, turns=(0,)):
+    """PIL images of a ``face`` (of detect.find_faces) in ``pixels``, as the training images show
+    theirs, in the squares of detect.squares()."""
+    squares = detect.squares(face, model.script.DATASET, turns)
+    images = [detect.cut(pixels, *square) for square in squares]
+    # the script would cut these pixels out of the middle of a larger image
+    crop = model.script.CENTER_CROP
+    return [image.resize([crop, crop]) if crop else image for image in images]
+
+
+def look_at(picture, search, model):
+    """Add to a picture its faces, prepared for the network, if it is to be asked."""
+    pixels, found = picture.pixels, []
+    limits = np.tile(pixels.shape[1::-1], 2)
+    picture.looked = picture.number % search.every == 0
+    if picture.looked:
+        found, picture.asked = find_faces(picture, search)
+    if search.crops:
+        images = [[PIL.Image.fromarray(pixels)] for _ in found]
+    else:
+        turns = (0,) if picture.clip else TURNS
+        images = [face_images(pixels, face, model, turns) for face in found if picture.asked]
+    boxes = [np.clip(np.round(face.box), 0, limits).astype(int).tolist() for face in found]
+    picture.boxes, picture.scores = boxes, [face.score for face in found]
+    picture.faces = [[prepare(image, model) for image in some] for some in images]
+    return picture
+
+
+# %% Rows
+def place_columns(picture, i):
+    """The columns about the place of a picture's face ``i``."""
+    columns = dict(zip(SIDES, picture.boxes[i], strict=True))
+    if picture.scores[i] is not None:
+        columns["score"] = round(picture.scores[i], 4)
+    return columns
+
+
+def image_rows(picture, probas, male, model):
+    """The rows of an image's faces."""
+    rows = []
+    for i in range(len(picture.boxes)):
+        row = {"source": picture.source, "kind": "image", "face": i + 1}
+        rows.append(row | place_columns(picture, i) | estimate(probas[i], male[i], model))
+    return rows
+
+
+def frame_rows(picture, probas, male, model):
+    """Of a frame of a video that was looked at: rows of the tracks that end before it, rows of its
+    faces, and their tracks."""
+    clip = picture.clip
+    clip.looks.append(picture.seconds)
+    ended = ended_tracks(clip, picture.seconds - patience(clip), picture.source, model)
+    rows, tracks = [], follow(picture, probas, male)
+    for i, track in tracks.items():
+        row = {"source": picture.source, "kind": "frame", "frame": picture.number}
+        row |= {"seconds": round(picture.seconds, 4), "face": track.face, "frames": track.frames}
+        rows.append(row | place_columns(picture, i) | mean_estimate(track, model))
+    return ended, rows, tracks.values()
+
+
+# %% For programs
+def faces(model, images, **changed):
+    """The faces in an image, the one the detector is surest of first, as dicts of the columns of
+    predictions.csv (box in pixels, ages in years), and ``age_probas``, the probabilities of all
+    ages that the model knows.
+
+    images: a path, the bytes of a file, a PIL image, or uint8 (height, width, 3) in RGB. model: of
+    load(). ``changed``: crops=True for an image that is a face as a whole, min_score, megapixels.
+    ValueError, OSError, or what Pillow raises, where there is no image.
+
+    Of several images, in a list or whatever yields them, a generator of such lists, in their order;
+    in place of that of an image that can't be read stands the exception. It takes BATCH images at a
+    time, and looks for faces in the next ones while the network sees those of the last ones.
+    """
+    search = Search(**changed)
+    if isinstance(images, str | os.PathLike | bytes | PIL.Image.Image | np.ndarray):
+        return tell([look_at(as_picture(images, search, model), search, model)], model)[0]
+    return faces_of_several(model, iter(images), search)
+
+
+def as_picture(image, search, model):
+    """One of the images of faces() as a Picture, named by its path."""
+    source, turn = "", not search.crops or model.script.UPRIGHT
+    if isinstance(image, PIL.Image.Image):
+        image = media.as_rgb(image, turn)
+    elif not isinstance(image, np.ndarray):
+        source = "" if isinstance(image, bytes) else os.fspath(image)
+        image = media.read_image(image, functools.partial(warn, source), turn)
+    pixels = np.asarray(image)
+    if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3 or not pixels.size:
+        raise ValueError(f"no image: {pixels.dtype} {pixels.shape}, not uint8 (height, width, 3)")
+    return Picture(source, pixels, source)
+
+
+def tell(pictures, model):
+    """The lists of faces(), or the errors, of pictures that look_at() has seen."""
+    probas, male = infer_faces([some for p in pictures for some in p.faces], model, BATCH)
+    told, begin = [], 0
+    for picture in pictures:
+        part = slice(begin, begin + len(picture.faces))
+        rows, begin = image_rows(picture, probas[part], male[part], model), part.stop
+        for row, some in zip(rows, probas[part], strict=True):
+            row["age_probas"] = class_probas(some, model.script.NUM_CLASSES).tolist()
+        told.append(picture.error or rows)
+    return told
+
+
+def faces_of_several(model, images, search):
+    """Yield what faces() says of each of ``images``, an iterator."""
+
+    def look(some):
+        # one by one: the detector takes 10 to 15 % longer for several pictures in a batch
+        seen = []
+        for image in some:
+            try:
+                picture = look_at(as_picture(image, search, model), search, model)
+                picture.pixels = None  # of which there may be many
+            except Exception as error:  # Pillow raises many kinds on damaged files
+                picture = Picture("", error=error)
+            seen.append(picture)
+        return seen
+
+    with ThreadPoolExecutor(1) as pool:
+        coming = pool.submit(look, list(islice(images, BATCH)))
+        while pictures := coming.result():
+            coming = pool.submit(look, list(islice(images, BATCH)))
+            yield from tell(pictures, model)
+
+
+def video(model, path, **changed):
+    """Yield (number, seconds, faces) of the frames of the video at ``path``: the faces as of
+    faces(), ``face`` being the number of a track, over which what is said of it is averaged.
+
+    ``changed``: every=N for every Nth frame only, min_score, megapixels. ValueError, or what PyAV
+    raises, where there is no video, or after the last frame if some of it was damaged.
+    """
+    search, source, clip = Search(**changed), str(path), Clip()
+    frames = media.read_video(path, clip, functools.partial(warn, source))
+    for number, (seconds, pixels) in enumerate(frames):
+        picture = look_at(Picture(source, pixels, path, clip, number, seconds), search, model)
+        if picture.looked:
+            _, rows, _ = frame_rows(picture, *infer_faces(picture.faces, model, BATCH), model)
+            yield number, seconds, rows

@@ -1,0 +1,112 @@
+"""Faces followed from frame to frame of a video, over which what is said of them is averaged."""
+
+import math
+import statistics
+from collections import deque
+from dataclasses import dataclass, field
+from types import SimpleNamespace
+
+import numpy as np
+
+from coral_age import detect
+from coral_age.answers import estimate
+from coral_age.marked import Copy
+
+OVERLAP = 0.3  # of two boxes, their intersection by their union, to be the same face a frame later
+HIDDEN = 0.2  # seconds without a face after which its last place alone does not tell the next
+PATIENCE = 1.0  # seconds for which a track waits for its face to be found again
+
+
+@dataclass
+class Clip:
+    """What is known of a video while it is looked at."""
+
+    rate: float = 0  # frames a second,
+    length: int = 0  # their number, 0 if unknown,
+    sound: bool = False  # and whether there is sound, all three by media.read_video()
+    tracks: dict = field(default_factory=dict)  # {number: track} of those that have not ended
+    count: int = 0  # of tracks so far
+    looks: deque = field(default_factory=lambda: deque(maxlen=10))  # times of the last pictures
+    boxes: list = field(default_factory=list)  # where its faces were last,
+    searched: float = -math.inf  # and when all of the picture was searched
+    shown: list = field(default_factory=list)  # (track, text) of what is marked
+    copy: Copy = field(default_factory=Copy)
+
+
+def expected_box(track, seconds):
+    """Where a track's face is at a time if it went on as in its last pictures; without that, two
+    people would swap their tracks after hiding each other. Of a face not seen for a while all
+    pictures noted count, because the boxes of one half hidden are too small, and beside it."""
+    places = np.array(track.places)  # (pictures, 5): seconds, centre, width, height
+    if seconds - places[-1, 0] > HIDDEN:
+        since = places[:, 0] - places[:, 0].mean()
+        speed = since @ places[:, 1:3] / max(since @ since, 1e-9)
+        centre = places[:, 1:3].mean(axis=0) + speed * (seconds - places[:, 0].mean())
+        half = np.median(places[:, 3:], axis=0) / 2
+    else:
+        first, last = places[-10:][0], places[-1]
+        speed = (last - first)[1:3] / max(last[0] - first[0], 1e-9)
+        centre, half = last[1:3] + speed * (seconds - last[0]), last[3:] / 2
+    return (*(centre - half).tolist(), *(centre + half).tolist())
+
+
+def patience(clip):
+    """Seconds for which a track waits: PATIENCE, more where pictures come more seldom."""
+    times = list(clip.looks)
+    gaps = [after - before for before, after in zip(times, times[1:], strict=False)]
+    return max(PATIENCE, 2 * statistics.median(gaps) if gaps else 0)
+
+
+def follow(picture, probas, male):
+    """{face: its track} of a picture, continued or new: pairs of higher overlap first, which also
+    prefers boxes of the same size. Adds the faces' probabilities to their tracks; a face of which
+    the network was not asked begins none, and is left out."""
+    clip, pairs = picture.clip, []
+    for face, track in clip.tracks.items():
+        expected = expected_box(track, picture.seconds)
+        shares = [detect.overlap(expected, box)[0] for box in picture.boxes]
+        pairs += [(share, face, i) for i, share in enumerate(shares)]
+    found = {}
+    for value, face, i in sorted(pairs, reverse=True):
+        if value >= OVERLAP and i not in found and face not in found.values():
+            found[i] = face
+    for i, box in enumerate(picture.boxes):
+        if i not in found and picture.asked:
+            clip.count += 1
+            found[i] = clip.count
+            clip.tracks[clip.count] = SimpleNamespace(
+                face=clip.count, places=deque(maxlen=30), frames=0, asked=0, probas=0, male=0,
+                score=0, frame=picture.number, seconds=picture.seconds,
+            )  # fmt: skip
+        if i in found:
+            track = clip.tracks[found[i]]
+            track.box, track.until, track.frames = box, picture.seconds, track.frames + 1
+            size = np.subtract(box[2:], box[:2])
+            track.places.append((picture.seconds, *(box[:2] + size / 2), *size))
+            track.score = None if picture.scores[i] is None else track.score + picture.scores[i]
+        if picture.asked:
+            track.asked += 1
+            track.probas = track.probas + probas[i].double()
+            track.male = None if male[i] is None else track.male + male[i]
+    return {i: clip.tracks[face] for i, face in sorted(found.items())}
+
+
+def mean_estimate(track, model):
+    """estimate() of a track's faces so far, from the means of their probabilities."""
+    male = None if track.male is None else track.male / track.asked
+    return estimate(track.probas / track.asked, male, model)
+
+
+def ended_tracks(clip, before, source, model):
+    """Summary rows of the tracks whose face was last found before the time ``before``, which end
+    with that."""
+    rows = []
+    for track in [track for track in clip.tracks.values() if track.until < before]:
+        del clip.tracks[track.face]
+        row = {"source": source, "kind": "track", "frame": track.frame}
+        row |= {"seconds": round(track.seconds, 4), "until_seconds": round(track.until, 4)}
+        row |= {"face": track.face, "frames": track.frames}
+        if track.score is not None:
+            row["score"] = round(track.score / track.frames, 4)
+        rows.append(row | mean_estimate(track, model))
+    return rows
