@@ -1,4 +1,4 @@
-"""The mean of the weights of runs that went on from one another, evaluated as a run of its own.
+"""Weight averaging (model soup) of runs that went on from one another, evaluated as a run.
 
     python model-code/average.py RUN1 RUN2 [RUN3 ...] --outpath MEAN
 

@@ -299,7 +299,7 @@ def score(result, images, notes, of_probas=None):
         return result.copy()
     images = images.assign(error=errors, right=np.nan).drop(columns="path")
     scores = {"mae": mae, "rmse": rmse, "images": images}
-    scores["balanced_mae"] = errors.abs().groupby(images["true_age"]).mean().mean()
+    scores["amae"] = errors.abs().groupby(images["true_age"]).mean().mean()
     scores |= {f"cs{years}": 100 * (errors.abs() <= years).mean() for years in (5, 10)}
     if "p_male" in images:
         right = (images["p_male"] > 0.5) == (images["gender"] == "male")
@@ -488,7 +488,7 @@ def results_table(number, groups):
         first = group[0]
         values = {
             name: [result.get(name, np.nan) for result in group]
-            for name in "mae rmse balanced_mae cs5 cs10 crps gender_accuracy inconsistencies "
+            for name in "mae rmse amae cs5 cs10 crps gender_accuracy inconsistencies "
             "median_mae minutes".split()
         }
         rows.append(
@@ -506,7 +506,7 @@ def results_table(number, groups):
                 "MAE sd": deviation(values["mae"]),
                 "test RMSE": mean(values["rmse"]),
                 "RMSE sd": deviation(values["rmse"]),
-                "balanced MAE": mean(values["balanced_mae"]),
+                "AMAE": mean(values["amae"]),
                 "CS(5) %": mean(values["cs5"]),
                 "CS(10) %": mean(values["cs10"]),
                 "CRPS": mean(values["crps"]),

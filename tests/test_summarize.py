@@ -326,7 +326,7 @@ def slow_facts(folder, prefix):
     return {
         "mae": total / len(rows),
         "rmse": math.sqrt(squares / len(rows)),
-        "balanced": statistics.mean(map(statistics.mean, of_ages.values())),
+        "amae": statistics.mean(map(statistics.mean, of_ages.values())),
         "cs5": 100 * within / len(rows),
         "cs10": 100 * within10 / len(rows),
         "crps": crps / len(rows),
@@ -373,7 +373,7 @@ def test_results_table_from_raw_predictions(full_report):
         assert row["seeds"] == {1: "0", 2: "1 3", 3: "1 2 3"}[len(facts)]
         assert row["test MAE"] == f"{average(facts, 'mae'):.2f}"
         assert row["test RMSE"] == f"{average(facts, 'rmse'):.2f}"
-        assert row["balanced MAE"] == f"{average(facts, 'balanced'):.2f}"
+        assert row["AMAE"] == f"{average(facts, 'amae'):.2f}"
         assert row["CS(5) %"] == f"{average(facts, 'cs5'):.2f}"
         assert row["CS(10) %"] == f"{average(facts, 'cs10'):.2f}"
         assert row["CRPS"] == f"{average(facts, 'crps'):.2f}"
@@ -886,7 +886,7 @@ def test_a_run_as_shipped_gives_the_same_figures(summarize, tmp_path, loss):
     (half,) = summarize.read_run(small, {}, notes)
     assert notes == [] and (last["epoch"], best["epoch"]) == ("last", "best on validation")
     assert half["settings"] == last["settings"]
-    for name in ("mae", "rmse", "balanced_mae", "cs5", "cs10", "median_mae", "minutes"):
+    for name in ("mae", "rmse", "amae", "cs5", "cs10", "median_mae", "minutes"):
         assert half[name] == last[name]
     assert half["crps"] == pytest.approx(last["crps"], abs=0.001)
     assert half.get("inconsistencies") == (0 if loss == "ce" else None)
