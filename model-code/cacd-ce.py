@@ -735,32 +735,25 @@ def parse_settings(argv, earlier=None):
         name = word.partition("=")[0].removeprefix("--")
         row = word.startswith("--") and name in RECIPES and name not in FLAGS
         need(not row, f"--{name} is no option, but a row of the recipe: --set {name}=VALUE")
-    args = make_parser().parse_args(argv)
+    parser, earlier = make_parser(), earlier or {}
+    recipe = parser.parse_known_args(argv)[0].recipe or earlier.get("recipe", "paper")
 
+    # what is not given; an option that the earlier run did not know was as in the paper for it
+    column = 0 if earlier else COLUMNS.index(recipe)
+    defaults = {name: row[column] for name, row in RECIPES.items()}
+    defaults |= {name: default for name, (default, _) in (PATHS | NUMBERS).items()}
+    defaults |= {name: earlier[name] for name in defaults if name in earlier}
+    parser.set_defaults(recipe=recipe, **defaults)
+    args = parser.parse_args(argv)
     vars(args).update(args.set)
     del args.set
 
-    # what is not given; an option that the earlier run did not know was as in the paper for it
-    earlier = earlier or {}
-    args.recipe = args.recipe or earlier.get("recipe", "paper")
-
-    column = 0 if earlier else COLUMNS.index(args.recipe)
-    defaults = {name: row[column] for name, row in RECIPES.items()}
-    defaults |= {name: default for name, (default, _) in (PATHS | NUMBERS).items()}
-
-    for name, default in defaults.items():
-        value = getattr(args, name, None)
-        if value is None:
-            value = earlier.get(name, default)
-            value = Path(value) if name in PATHS and value is not None else value
-            setattr(args, name, value)
-
+    for name in defaults.keys() - PATHS.keys():
+        value, option = getattr(args, name), name in FLAGS or name in NUMBERS
         switch = name not in RECIPES or set(RECIPES[name][:-1]) <= {0, 1}
         low, high = LIMITS.get(name, (0, 1 if switch else math.inf))
-        right = name in PATHS or low <= value <= high
-        how = f"--{name} {value}" if name in FLAGS or name in NUMBERS else f"--set {name}={value}"
-        need(right, f"{how}: must be from {low} to {high}")
-
+        how = f"--{name} {value}" if option else f"--set {name}={value}"
+        need(low <= value <= high, f"{how}: must be from {low} to {high}")
     need(
         task_importance_weights or not args.imp_weight,
         f"--imp_weight 1: {LOSS} has no tasks to weigh; leave it out",

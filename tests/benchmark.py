@@ -133,8 +133,8 @@ def train_rate(module, model, split, args, folder):
 
 
 def fast_step_rates(module, options, folder):
-    """Steps of the fast recipe, two a round: as it is, in bfloat16, and with larger batches; each
-    with torch's convolutions as well where the script has one matrix product."""
+    """Steps of the fast recipe, two a round: as it is, in bfloat16, and with larger batches; in
+    bfloat16 with torch's convolutions as well where the script has one matrix product."""
     args = module.parse_settings([*options, "--recipe=fast", "--epochs=1", f"--outpath={folder}"])
     split, kinds = module.read_split(args.train_csv, args), {}
     module.load_pixels({"train": split}, args)
@@ -150,7 +150,8 @@ def fast_step_rates(module, options, folder):
             model = module.ResNet34().to(memory_format=torch.channels_last)
             name = f"--recipe fast --batch_size {batch_size} --amp {amp}"
             given = module, model, few, own, folder
-            kinds[f"{name}, convolutions"] = functools.partial(with_convolutions, *given)
+            if amp:
+                kinds[f"{name}, convolutions"] = functools.partial(with_convolutions, *given)
             kinds[name] = functools.partial(train_rate, *given)
     return rounds(kinds)
 
