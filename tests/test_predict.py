@@ -1648,6 +1648,20 @@ def test_labels_by_hand(run, tmp_path, capsys):
         assert f"30-39         1 {last['mae']:6.2f} {last['rmse']:6.2f}" in shown
 
 
+def test_without_genders_there_is_no_share_of_right_ones():
+    """Of a network that has no such output, whose rows have a side named right."""
+    row = {"left": 0, "top": 0, "right": 200, "bottom": 200, "age": 30, "true_age": "33"}
+    [every, decade] = labels.scores([row])
+    assert every == {"group": "all", "photos": 1, "mae": 3, "rmse": 3, "within_5": 1}
+    assert decade == every | {"group": "30-39"}
+    assert labels.as_table([every])[1] == "all           1   3.00   3.00    100.0%"
+    rows = [row | {"true_gender": "male"}, row | {"true_gender": "female"}]
+    assert [part["group"] for part in labels.scores(rows)] == ["all", "female", "male", "30-39"]
+    assert not any("gender_accuracy" in part for part in labels.scores(rows))
+    told = labels.scores([rows[0] | {"gender": "male"}, rows[1] | {"gender": "male"}, row])
+    assert [part.get("gender_accuracy") for part in told] == [0.5, 0, 1, 0.5]
+
+
 def test_the_label_means_the_largest_face(run, tmp_path):
     picture = Image.new("RGB", (400, 256), GREY)
     picture.paste(FACE, (150, 0))
