@@ -14,6 +14,7 @@ import subprocess
 import sys
 import time
 import tracemalloc
+import unicodedata
 import zipfile
 import zlib
 from fractions import Fraction
@@ -1686,6 +1687,8 @@ def test_the_label_means_the_largest_face(run, tmp_path):
         ("file,age\nx.png,3\ny.png,old\n", "row 2: age 'old': give years, or a range as 20-29"),
         ("file,age\nx.png,29-20\n", "row 1: age '29-20': give years"),
         ("file,age\nx.png,nan\n", "row 1: age 'nan': give years"),
+        ("file,age,age\nx.png,3,4\n", "has several columns 'age'; leave one of them"),
+        ("file, age ,gender,age\nx.png,3,,4\n", "has several columns 'age'; leave one of them"),
         ("file,age,gender\nx.png,3,M\n", "row 1: gender 'M': give male, female or nothing"),
         ("file,age\nx.png,3\nx.png,4\n", "row 2: 'x.png' has another label in an earlier row"),
         ("", "no CSV ("),
@@ -1751,4 +1754,48 @@ def test_a_csv_of_any_name(suffix, tmp_path):
     """It is text, whatever its name ends in."""
     path = tmp_path / f"labels.{suffix}"
     path.write_text("file,age\na.png,20\n")
-    assert labels.read_labels(path) == {("a.png",): ("20", "")}
+    assert labels.read_labels(path, None) == {("a.png",): ("20", "")}
+
+
+@pytest.mark.parametrize("form", ["NFC", "NFD"])
+def test_a_name_in_another_form(form, run, tmp_path, capsys):
+    """Accents composed or not, .JPG for .jpg: as folders and spreadsheets of one owner differ."""
+    path, other = tmp_path / "labels.csv", {"NFC": "NFD", "NFD": "NFC"}[form]
+    (tmp_path / "in").mkdir()
+    for name in ("Zoë.JPG", "Ana.jpg"):
+        small(0.5).save(tmp_path / "in" / unicodedata.normalize(form, name), "PNG")
+    path.write_text(unicodedata.normalize(other, "file,age\nin/Zoë.jpg,20\nAna.JPG,30\n"))
+    words = ["--run", run, "--crops", tmp_path / "in", "--labels", path, "--out", tmp_path / "out"]
+    assert call(*words) == 0
+    assert [row["true_age"] for row in table(tmp_path / "out")] == ["30", "20"]
+    assert "2 of 2 labelled photos are here" in capsys.readouterr().out
+
+
+def test_words_of_fairface(run, tmp_path, capsys):
+    """More than 70 means from 70 on there; what else its table holds is said to be unused."""
+    text = "file,age,gender,race,service_test\na/1.png,more than 70,Female,White,False\n"
+    told = labelled(
+        tmp_path, run, text + "b/3.png,10-19,Male,Black,True\n2.png,70+,,,\n", "--crops"
+    )
+    due = {"a/1.png": ("more than 70", "female"), "b/3.png": ("10-19", "male"), "a/2.png": ("70+",)}
+    rows = {row["source"].split("/in/")[1]: row for row in told["faces"] if "true_age" in row}
+    true = {name: (row["true_age"], row.get("true_gender")) for name, row in rows.items()}
+    assert true == due | {"a/2.png": ("70+", None)}
+    scores = {row["group"]: row for row in told["scores"]}
+    assert list(scores) == ["all", "female", "male", "10-19", "more than 70", "70+"]
+    assert scores["more than 70"]["mae"] == max(70 - rows["a/1.png"]["age"], 0)
+    lines = capsys.readouterr().out.splitlines()
+    assert f"{tmp_path / 'labels.csv'}: columns not used: race, service_test" in lines
+    begin = next(i for i, line in enumerate(lines) if line.startswith("group"))
+    assert {len(line) for line in lines[begin : begin + 4]} == {len(lines[begin])}
+
+
+def test_the_label_of_a_video(run, tmp_path, capsys):
+    """It is named, and no table of no rows follows."""
+    save_video(tmp_path / "film.mp4", moving(2), "mpeg4")
+    (tmp_path / "labels.csv").write_text("file,age\nfilm.mp4,42\n")
+    words = ["--run", run, "--labels", tmp_path / "labels.csv"]
+    assert call(tmp_path / "film.mp4", tmp_path / "face.png", *words) == 0
+    shown = capsys.readouterr().out
+    due = "0 of 1 labelled photos are here, with a face; not scored: 1 that are videos\n"
+    assert due + predict.NOTE in shown
