@@ -97,7 +97,8 @@ def parse_settings(argv):
         type=Path,
         metavar="CSV",
         help="faces to take instead of the detector's: columns "
-        "source, frame (of a video, from 0), left, top, right, bottom in pixels",
+        "source, frame (of a video, from 0), left, top, right, bottom in pixels as the picture is "
+        "shown, turned as EXIF says",
     )
     score, size = detect.MIN_SCORE, detect.MEGAPIXELS
     lowest = f"lowest detector score, 0.01 to 1 ({score})"

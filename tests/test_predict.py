@@ -687,8 +687,10 @@ def test_boxes_from_elsewhere(bare, tmp_path, capsys):
         ("source,frame,left,top,right,bottom\na,1.5,1,2,3,4\n", "row 1: frame '1.5': give a num"),
         ("source,frame,left,top,right,bottom\na,-1,1,2,3,4\n", "row 1: frame '-1': give a numb"),
         ("source,left,top,right,bottom\na,1,2,nan,4\n", "row 1: no box: [1.0, 2.0, nan, 4.0]"),
-        ("source,left,top,right,bottom\na,1,2,3,4\na,3,2,1,4\n", "row 2: no box: [3.0, 2.0"),
-        ("source,left,top,right,bottom\na,1,2,3,4\n", "no source in it is one of the inputs"),
+        ("source,left,top,right,bottom\na,1,2,30,40\na,3,2,1,4\n", "row 2: no box: [3.0, 2.0"),
+        ("source,left,top,right,bottom\na,1,2,3,10\n", "no source in it is one of the inputs"),
+        ("source,left,top,right,bottom\na,1,2,3,9.9\n", "row 1: too small for a face, below 8"),
+        ("source,left,top,right,bottom\na,0.3,0.1,0.5,0.4\n", "row 1: too small for a face, bel"),
         ("source,left,top,right,bottom\na,1,2,1e300,4\n", "row 1: no box: [1.0, 2.0, 1e+300, 4.0]"),
         ("\0\xff", "not a table of source, frame, left"),
     ],
@@ -701,6 +703,38 @@ def test_bad_tables_of_boxes(text, message, bare, tmp_path, capsys):
     [line] = capsys.readouterr().err.splitlines()
     assert line.startswith(f"predict.py: error: --boxes {tmp_path / 'boxes.csv'}: {message}")
     assert not (tmp_path / "out").exists()
+
+
+def test_boxes_in_the_stored_pixels(bare, tmp_path, capsys):
+    """Where the face is only in the photo as it is stored, that is said; a box in those of the
+    photo as it is shown, or around no face, is taken without a word."""
+    upright = Image.new("RGB", (500, 600), GREY)
+    upright.paste(FACE, (10, 300))
+    due, none = (PLACE + [10, 300, 10, 300]).tolist(), [230, 270, 290, 330]
+    size, lines, said = np.array([500, 600]), ["source,left,top,right,bottom"], {}
+    for orientation, method in UNDO.items():
+        exif, path = Image.Exif(), tmp_path / f"{orientation}.png"
+        exif[0x0112] = orientation
+        stored = upright if method is None else upright.transpose(Image.Transpose(method))
+        stored.save(path, exif=exif)
+        mask = Image.new("1", (500, 600))
+        mask.paste(1, due)
+        box = (mask if method is None else mask.transpose(Image.Transpose(method))).getbbox()
+        shown = pictures.as_shown(box, path, size)
+        assert shown == (None if orientation == 1 else due)
+        if orientation > 1:
+            said[path] = [*map(float, box)]
+            lines.append(f"{path},{','.join(map(str, box))}")
+        lines += [f"{path},{','.join(map(str, some))}" for some in (due, none)]
+    (tmp_path / "boxes.csv").write_text("\n".join(lines))
+    words = [*said, tmp_path / "1.png"]
+    assert call(*bare, *words, "--boxes", tmp_path / "boxes.csv") == 0
+    shown = capsys.readouterr().err.splitlines()
+    what = "no face there as the photo is shown, but in its stored pixels; turn the box as the"
+    what += f" EXIF orientation says: {[*map(float, due)]}"
+    assert [line.split("warning: ")[1] for line in shown] == [
+        f"{path}: --boxes: {box}: {what}" for path, box in said.items()
+    ]
 
 
 def test_a_box_outside_the_picture(bare, tmp_path, capsys):
