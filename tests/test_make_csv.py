@@ -628,6 +628,34 @@ def test_faces_of_one_folder(layout, tmp_path, capsys):
     assert f"--image_path {images} --outpath run1\n" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(
+    "folder, names",
+    [
+        ("", ["2019/07/a.jpg", "2019/12/b.jpg"]),
+        ("", ["2019/07/24/a.jpg"]),
+        ("", ["2019-07/24/a.jpg", "2019-08/01/b.jpg"]),
+        ("2019", ["07/a.jpg", "12/b.jpg"]),
+        ("2019/07", ["a.jpg"]),
+        ("2019/07", ["24/a.jpg", "25/a.jpg"]),
+    ],
+)
+def test_months_are_no_ages(folder, names, tmp_path, capsys):
+    images = draw(tmp_path / "photos" / folder, names)
+    message = refused(capsys, "faces", "--images", images, "--out", tmp_path / "out")
+    assert f": error: --images {images}: 0 of {len(names)} images are named" in message
+    due = "; folders of years, months and days tell no ages: name folders by age\n"
+    assert message.endswith(due) and "; try " not in message
+
+
+def test_ages_below_a_year(tmp_path, capsys):
+    """In a folder of another name there they are ages."""
+    images = draw(tmp_path / "2019" / "faces", ["07/a.jpg", "12/b.jpg"])
+    found, _ = make_faces([images], tmp_path / "out", "--test_fraction", 0.5)
+    assert found == {"07/a.jpg": ("7", ""), "12/b.jpg": ("12", "")}
+    message = refused(capsys, "faces", "--images", tmp_path / "2019", "--out", tmp_path / "2")
+    assert message.endswith(f"; try make-csv.py faces --images {images}\n")
+
+
 def test_folder_and_name_must_agree(tmp_path):
     mine, afad = tmp_path / "mine", tmp_path / "afad"
     draw(mine, ["25/40_1_3_2017.jpg", "25/25_1_3_2017.jpg", "25/273546_01M26.jpg", "25/a.jpg"])

@@ -110,10 +110,19 @@ def image_paths(folder, suffixes=SUFFIXES):
     return {path: images[path] for path in sorted(images, key=name_order)}, others, skipped
 
 
+def is_dated(folder):
+    """Is a folder one of a year (2019), or of a month or day in it (2019/07, 2019-07)? What is in
+    it by number are months and days, no ages."""
+    path = Path(os.path.abspath(folder)).as_posix()
+    return bool(re.search(r"/(19|20)[0-9]{2}([-_. /]?[0-9]{1,2})*$", path))
+
+
 def layout_of(dataset, folder, paths):
     """The layout, a key of PATTERNS, in which the paths below ``folder`` are named: that of the
     data set, of ``faces`` the one that most of them have. ValueError if they are not."""
     fits = {name: sum(bool(re.fullmatch(p, x)) for x in paths) for name, p in PATTERNS.items()}
+    if is_dated(folder):
+        fits["faces"] = 0
     likeliest = max(fits, key=fits.get)
     layout = likeliest if dataset == "faces" else dataset
     if fits[layout] == fits[likeliest] > 0:
@@ -126,17 +135,22 @@ def layout_of(dataset, folder, paths):
     above, name = os.path.split(os.path.abspath(folder))
     genders = dataset == "afad" and all(re.match("11[12]/", path) for path in paths)
     inside = genders or (dataset == "faces" and not fits[likeliest])
-    if inside and re.fullmatch("[0-9]{1,3}", name):  # mine/* instead of mine
+    if (
+        inside and re.fullmatch("[0-9]{1,3}", name) and not is_dated(above)
+    ):  # mine/* instead of mine
         raise ValueError(f"{problem}; try make-csv.py {dataset} --images {shlex.quote(above)}")
     if fits[likeliest]:
         problem += f"; {fits[likeliest]} as those of {likeliest}: use make-csv.py {likeliest}"
         raise ValueError(problem)
     for path in paths:
         for name, pattern in PATTERNS.items():
-            if below := re.fullmatch(f"(?P<above>.+?)/{pattern}", path):
+            below = re.fullmatch(f"(?P<above>.+?)/{pattern}", path)
+            if below and not (name == "faces" and is_dated(Path(folder) / below["above"])):
                 inner = shlex.quote(str(Path(folder) / below["above"]))
                 name = "faces" if dataset == "faces" else name
                 raise ValueError(f"{problem}; try make-csv.py {name} --images {inner}")
+    if any(is_dated(Path(folder) / path.rpartition("/")[0]) for path in paths):
+        problem += "; folders of years, months and days tell no ages: name folders by age"
     raise ValueError(problem)
 
 
