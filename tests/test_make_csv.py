@@ -838,6 +838,32 @@ def test_orientation_is_warned_of(tmp_path, capsys):
     assert capsys.readouterr().err == ""
 
 
+@pytest.mark.parametrize(
+    "dataset, cutter",
+    [
+        ("utk", "datasets/README.md, 'Your own photos'\n"),
+        ("faces", "datasets/README.md, 'Your own photos'\n"),
+        ("cacd", "datasets/image-preprocessing-code/preprocess-cacd.py\n"),
+        ("morph2", None),
+    ],
+)
+def test_photos_that_are_no_squares(dataset, cutter, tmp_path, capsys):
+    """Counted where training squeezes them; a pixel or two is nothing."""
+    names = {"morph2": "00{}_01M30.jpg", "cacd": "3{}_Some_Body_0001.jpg"}
+    names = [names.get(dataset, "3{}_0_0_2017.jpg").format(number) for number in range(6)]
+    images = draw(tmp_path / "images", names)
+    sizes = [(200, 200), (300, 200), (200, 204), (200, 240), (196, 200), (400, 400)]
+    for name, size in zip(names, sizes, strict=True):
+        Image.new("RGB", size).save(images / name)
+    make(dataset, images, tmp_path / "out", "--test_fraction", 0.5)
+    shown = capsys.readouterr().err
+    if cutter is None:
+        assert shown == ""
+    else:
+        what = f"2 of 6 images are no squares, the first is {names[1]!r}: training squeezes them"
+        assert shown == f"make-csv.py: warning: {what}; how faces are cut: {cutter}"
+
+
 def test_damaged_exif_is_no_orientation(tmp_path):
     names = names_of(6)
     images = draw(tmp_path / "images", names)

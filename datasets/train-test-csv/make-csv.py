@@ -70,6 +70,7 @@ FACES_SUFFIXES = (*SUFFIXES, ".webp", ".bmp", ".tif", ".tiff")  # the published 
 # Those of the training scripts; named, as Pillow would start another program for some others (EPS).
 FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", "PPM", "JPEG2000")
 PARTS = ("train", "valid", "test")
+SQUEEZED = 1.05  # sides so much longer than the others are told of, as training makes squares
 
 
 def name_order(path):
@@ -248,8 +249,9 @@ def lies_on_its_side(image):
 
 
 def inspect(path):
-    """SHA-256 of the file with whether its pixels lie on their side, and None; or None and why its
-    pixels cannot be read. OSError (a failing disk) where the file cannot."""
+    """SHA-256 of the file with whether its pixels lie on their side and its longer side by the
+    other, and None; or None and why its pixels cannot be read. OSError (a failing disk) where the
+    file cannot."""
     try:
         data = path.read_bytes()
     except OSError as problem:
@@ -261,18 +263,19 @@ def inspect(path):
             if image.mode == "F" or (image.mode == "I" and image.format == "TIFF"):
                 raise ValueError("floats or 32-bit integers; save it with 8 or 16 bits")
             image.convert("RGB")
+            longer = max(image.size) / min(image.size)
             turned = lies_on_its_side(image)  # not so a TIFF file: Pillow turned it just now
     except UnidentifiedImageError:
         return None, "unreadable pixels: not an image"
     except Exception as error:  # Pillow's decoders raise many kinds on corrupt files
         return None, f"unreadable pixels: {error}"
-    return (hashlib.sha256(data).hexdigest(), turned), None
+    return (hashlib.sha256(data).hexdigest(), turned, longer), None
 
 
 def inspect_all(folder, files):
-    """``{file: SHA-256}`` of the images that can be read, ``{file: why not}`` of the others, and
-    those of the first whose pixels lie on their side."""
-    digests, reasons, turned = {}, {}, []
+    """``{file: SHA-256}`` of the images that can be read, ``{file: why not}`` of the others, those
+    of the first whose pixels lie on their side, and those that are no squares."""
+    digests, reasons, turned, squeezed = {}, {}, [], []
     with ThreadPool(os.cpu_count()) as pool:  # Pillow decodes outside the interpreter lock
         inspected = pool.imap(lambda file: inspect(folder / file), files, chunksize=16)
         bar = tqdm(inspected, total=len(files), desc="reading", unit="image", disable=None)
@@ -282,7 +285,8 @@ def inspect_all(folder, files):
             else:
                 digests[file] = facts[0]
                 turned += [file] * facts[1]
-    return digests, reasons, turned
+                squeezed += [file] * (facts[2] > SQUEEZED)
+    return digests, reasons, turned, squeezed
 
 
 def label_table(dataset, images):
@@ -527,7 +531,7 @@ def main(argv=None):
 
     files = output_files(args, error)
     try:
-        digests, unreadable, turned = inspect_all(root, list(told))
+        digests, unreadable, turned, squeezed = inspect_all(root, list(told))
     except OSError as problem:
         error(f"{problem.filename}: {problem.strerror}; mend or remove it; nothing was written")
     reasons |= unreadable
@@ -542,6 +546,16 @@ def main(argv=None):
             f"make-csv.py: warning: {len(turned)} images have an EXIF orientation other than 1, "
             f"the first is {turned[0]!r}: training on {dataset} ignores it, as the paper's code "
             "did; turn their pixels if they do not stand upright",
+            file=sys.stderr,
+        )
+
+    if squeezed and dataset != "morph2":  # whose scripts cut a square out
+        cutter = "datasets/README.md, 'Your own photos'"
+        if dataset == "cacd":
+            cutter = "datasets/image-preprocessing-code/preprocess-cacd.py"
+        print(
+            f"make-csv.py: warning: {len(squeezed)} of {len(digests)} images are no squares, the "
+            f"first is {squeezed[0]!r}: training squeezes them; how faces are cut: {cutter}",
             file=sys.stderr,
         )
 
