@@ -529,6 +529,23 @@ def test_printed_training_command(tmp_path):
     )
 
 
+def test_the_script_of_a_data_set_of_ones_own(tmp_path, capsys, monkeypatch):
+    """As README has it made: named in place of faces-coral.py, for whose CSVs it is."""
+    monkeypatch.setattr(make_csv, "MODEL_CODE", tmp_path)
+    images = draw(tmp_path / "images", ["25/a.jpg", "30/b.jpg"])
+    words = ["--images", images, "--out", tmp_path / "out", "--test_fraction", 0.5]
+    (tmp_path / "other-coral.py").write_text('DATASET = "other"\nYOUNGEST_AGE = 15\n')
+    for name in ("faces", "mine", "yours"):
+        text = (ROOT / "model-code" / "faces-coral.py").read_text()
+        (tmp_path / f"{name}-coral.py").write_text(text.replace('"faces"', f'"{name}"'))
+        make_csv.main(["faces", *map(str, words), *(["--overwrite"] if name != "faces" else [])])
+        *_, last, more = capsys.readouterr().out.splitlines()
+        told = last if name == "yours" else more
+        due = {"yours": "mine"}.get(name, name)
+        assert told.startswith(f"Train with: python model-code/{due}-coral.py --train_csv ")
+    assert more == "or with yours-coral.py"
+
+
 # ---- Faces: any folders, ages 0 to 100
 
 

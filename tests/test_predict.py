@@ -565,6 +565,12 @@ def test_interval_of_probabilities_out_of_order(parts):
     assert answers.interval(classes, label) == slow_interval(classes.tolist(), label)
 
 
+def test_no_class_has_minus_zero():
+    """As JSON would show; equal probabilities in a row, 0 and 1."""
+    classes = answers.class_probas(np.float32([1, 0.5, 0.5, 0]), 5)
+    assert list(map(str, classes.tolist())) == ["0.0", "0.5", "0.0", "0.5", "0.0"]
+
+
 def test_an_interval_by_hand():
     """0.2 0.1 0.4 0.25 0.05: 3 classes around the label hold 75 %, so it takes 4, and of these the
     first four have 95 %, the last four 80 %."""

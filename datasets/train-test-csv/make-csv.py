@@ -34,7 +34,7 @@ from PIL import ExifTags, Image, UnidentifiedImageError
 from tqdm import tqdm
 
 sys.path.append(str(Path(__file__).resolve().parents[2] / "model-code"))
-from coral_age.files import atomic_write
+from coral_age.files import MODEL_CODE, atomic_write
 
 AGES = {"afad": (15, 40), "cacd": (14, 62), "morph2": (16, 70), "utk": (21, 60), "faces": (0, 100)}
 
@@ -502,6 +502,18 @@ def output_files(args, error):
     return files
 
 
+def scripts_for(dataset):
+    """The names of the scripts that train on the CSVs: of ``faces`` the user's own, as cells.py
+    --new mine-coral --like faces-coral writes them, if there are any."""
+    own = [
+        path.name
+        for path in sorted(MODEL_CODE.glob("*-coral.py"))
+        if path.name.split("-")[0] not in AGES
+        and re.search(rb"(?m)^YOUNGEST_AGE = 0\b", path.read_bytes())
+    ]
+    return own if own and dataset == "faces" else [f"{dataset}-coral.py"]
+
+
 def report(root, digests, reasons, others):
     """Print how many images were found, and how many were rejected for which kind of reason."""
     count = len(digests) + len(reasons)
@@ -600,10 +612,13 @@ def main(argv=None):
         print(f"  {len(part):7d} rows in {files[name]}")
 
     given = [f"--{name}_csv {shlex.quote(str(files[name]))}" for name in tables]
+    script, *others = scripts_for(dataset)
     print(
-        f"Train with: python model-code/{dataset}-coral.py {' '.join(given)} "
+        f"Train with: python model-code/{script} {' '.join(given)} "
         f"--image_path {shlex.quote(str(root))} --outpath run1"
     )
+    if others:
+        print(f"or with {', '.join(others)}")
 
 
 if __name__ == "__main__":
