@@ -175,6 +175,8 @@ def add_outputs(op, features, network, loss):
 
     weight = weights(network.fc)
     bias = network.linear_1_bias if loss == "coral" else network.fc.bias
+    if loss == "coral":  # for each bias, as OpenCV and quantizers take a sum that widens for a bias
+        weight = weight.expand(len(bias), -1)
     if loss == "ordinal":  # softmax of a pair is the sigmoid of its difference
         weight, bias = weight[1::2] - weight[::2], bias[1::2] - bias[::2]
     logits = linear(weight, bias)

@@ -85,8 +85,8 @@ def parse_settings(argv):
         type=Path,
         metavar="CSV",
         help="true values, by which the answers are scored: columns file (the end of an input's "
-        "path), age (in years, or 20-29), gender (male, female or empty); of several faces in a "
-        "photo the largest is meant",
+        "path), age (in years, or 20-29, 70+), gender (male, female or empty); of several faces "
+        "in a photo the largest is meant",
     )
     add("--weights", type=Path, metavar="FILE", help="state dict to take instead of --run's")
     add("--script", choices=SCRIPTS, metavar="NAME", help="what trained FILE, if there is no --run")
@@ -97,7 +97,8 @@ def parse_settings(argv):
         type=Path,
         metavar="CSV",
         help="faces to take instead of the detector's: columns "
-        "source, frame (of a video, from 0), left, top, right, bottom in pixels",
+        "source, frame (of a video, from 0), left, top, right, bottom in pixels as the picture is "
+        "shown, turned as EXIF says",
     )
     score, size = detect.MIN_SCORE, detect.MEGAPIXELS
     lowest = f"lowest detector score, 0.01 to 1 ({score})"
@@ -170,6 +171,7 @@ class Report:
         self.told = []  # the rows of the input that is told, but those of a video's faces
         self.kept = []  # all rows, if they are to be printed in the end, and there is no table
         self.labelled, self.failed = [], 0
+        self.films = 0  # labels of videos, which are not scored
 
     def add(self, source, rows):
         if rows and rows[0]["kind"] != "image":
@@ -200,6 +202,7 @@ class Report:
     def done(self, source, frames):
         if frames:
             self.told.append({"source": source, "kind": "video", "frames": frames})
+            self.films += self.has_label(source)
         if self.table:
             self.table.end(source, self.told)
         self.keep(self.told)
@@ -213,17 +216,23 @@ class Report:
             ended.add(source)
             self.labelled += [row for row in rows if "true_age" in row]
             self.failed += sum(row["kind"] == "error" for row in rows)
+            self.films += sum(row["kind"] == "video" for row in rows) * self.has_label(source)
             kinds = {row["kind"] for row in rows}
             if path_for and kinds & {"image", "no face", "video"}:
                 path_for(source, ".mp4" if "video" in kinds else ".jpg")
         return ended
+
+    def has_label(self, source):
+        return bool(self.known and labels.key_of(source, self.known))
 
     def scores(self):
         """Those of labels.scores(), printed, as a part of the JSON."""
         if self.known is None:
             return {}
         scores = labels.scores(self.labelled)
-        say(f"{len(self.labelled)} of {len(self.known)} labelled photos are here, with a face")
+        films = f"; not scored: {self.films} that are videos" * bool(self.films)
+        count = f"{len(self.labelled)} of {len(self.known)}"
+        say(f"{count} labelled photos are here, with a face{films}")
         for line in labels.as_table(scores):
             say(line)
         return {"scores": scores}
@@ -294,7 +303,7 @@ def checked(args):
     read, true values or None, and how faces are looked for. InputError where that can't be."""
     try:
         paths, notes, unread = media.find_files(args.paths, args.out)
-        known = labels.read_labels(args.labels) if args.labels else None
+        known = labels.read_labels(args.labels, notes.append) if args.labels else None
     except ValueError as error:
         raise InputError(error) from None
     if args.list:

@@ -306,6 +306,46 @@ def test_at_most_some_photos_are_looked_at(run, photos, monkeypatch):
     assert ages.tolist() == list(due)
 
 
+# ---- Other programs
+
+
+@pytest.mark.parametrize("loss", ["ce", "coral", "ordinal"])
+def test_dynamic_quantization(loss, tmp_path):
+    """By ONNX Runtime's own function, as its guide has it; of CORAL consistent as before."""
+    from onnxruntime.quantization import quantize_dynamic
+
+    make_run(tmp_path / "run", f"utk-{loss}.py", 64, gender=1)
+    assert call(tmp_path / "run", tmp_path / "model.onnx") == 0
+    quantize_dynamic(tmp_path / "model.onnx", tmp_path / "small.onnx")
+    images = faces(6, 64).numpy().astype(np.uint8)
+    before, after = (ask(tmp_path / f"{name}.onnx", images) for name in ("model", "small"))
+    for name in ("probas", "male"):
+        assert before[name].shape == after[name].shape
+        assert np.abs(before[name] - after[name]).max() < 0.3  # of drawn weights
+    if loss == "coral":
+        assert all((np.diff(found["probas"]) <= 0).all() for found in (before, after))
+    shutil.rmtree(tmp_path)
+
+
+@pytest.mark.parametrize("loss", ["ce", "coral", "ordinal"])
+def test_opencv(loss, tmp_path):
+    """Its module dnn, of version 5 on, gives the answers of ONNX Runtime, of one face or some."""
+    cv2 = pytest.importorskip("cv2", minversion="5.0")
+    make_run(tmp_path / "run", f"utk-{loss}.py", 64, gender=1, flip=1)
+    assert call(tmp_path / "run", tmp_path / "model.onnx") == 0
+    network = cv2.dnn.readNetFromONNX(str(tmp_path / "model.onnx"))
+    names = network.getUnconnectedOutLayersNames()
+    for count in (1, 5):
+        images = faces(count, 64).numpy().astype(np.uint8)
+        network.setInput(images)
+        found, due = network.forward(list(names)), ask(tmp_path / "model.onnx", images)
+        assert set(names) == set(due)
+        for name, values in zip(names, found, strict=True):
+            assert values.shape == due[name].shape
+            assert np.abs(values - due[name]).max() < (1e-4 if values.dtype == np.float32 else 1)
+    shutil.rmtree(tmp_path)
+
+
 # ---- Metadata
 
 

@@ -320,7 +320,7 @@ def test_boxes(count, ask, faces, tmp_path):
         for file, frame in [*zip(faces, ["", "0", ""], strict=True), (film, 0), (film, 1)]:
             for _ in range(draw.choice([0, 1, 1, 2])):
                 left, top, size = (draw.choice([0, 3, 12.5, 40, -20]) for _ in range(3))
-                box = left, top, left + abs(size) + 1, top + abs(size) + 2
+                box = left, top, left + abs(size) + 1, top + abs(size) + 8
                 lines.append(f"{file},{frame},{','.join(map(str, box))}")
         if draw.random() < 0.3:  # a number of another size
             at = draw.randrange(len(lines))

@@ -529,6 +529,23 @@ def test_printed_training_command(tmp_path):
     )
 
 
+def test_the_script_of_a_data_set_of_ones_own(tmp_path, capsys, monkeypatch):
+    """As README has it made: named in place of faces-coral.py, for whose CSVs it is."""
+    monkeypatch.setattr(make_csv, "MODEL_CODE", tmp_path)
+    images = draw(tmp_path / "images", ["25/a.jpg", "30/b.jpg"])
+    words = ["--images", images, "--out", tmp_path / "out", "--test_fraction", 0.5]
+    (tmp_path / "other-coral.py").write_text('DATASET = "other"\nYOUNGEST_AGE = 15\n')
+    for name in ("faces", "mine", "yours"):
+        text = (ROOT / "model-code" / "faces-coral.py").read_text()
+        (tmp_path / f"{name}-coral.py").write_text(text.replace('"faces"', f'"{name}"'))
+        make_csv.main(["faces", *map(str, words), *(["--overwrite"] if name != "faces" else [])])
+        *_, last, more = capsys.readouterr().out.splitlines()
+        told = last if name == "yours" else more
+        due = {"yours": "mine"}.get(name, name)
+        assert told.startswith(f"Train with: python model-code/{due}-coral.py --train_csv ")
+    assert more == "or with yours-coral.py"
+
+
 # ---- Faces: any folders, ages 0 to 100
 
 
@@ -626,6 +643,34 @@ def test_faces_of_one_folder(layout, tmp_path, capsys):
     found, rejected = make_faces([images], tmp_path / "out", "--test_fraction", 0.4)
     assert (found, rejected) == (FACES[layout], {})
     assert f"--image_path {images} --outpath run1\n" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "folder, names",
+    [
+        ("", ["2019/07/a.jpg", "2019/12/b.jpg"]),
+        ("", ["2019/07/24/a.jpg"]),
+        ("", ["2019-07/24/a.jpg", "2019-08/01/b.jpg"]),
+        ("2019", ["07/a.jpg", "12/b.jpg"]),
+        ("2019/07", ["a.jpg"]),
+        ("2019/07", ["24/a.jpg", "25/a.jpg"]),
+    ],
+)
+def test_months_are_no_ages(folder, names, tmp_path, capsys):
+    images = draw(tmp_path / "photos" / folder, names)
+    message = refused(capsys, "faces", "--images", images, "--out", tmp_path / "out")
+    assert f": error: --images {images}: 0 of {len(names)} images are named" in message
+    due = "; folders of years, months and days tell no ages: name folders by age\n"
+    assert message.endswith(due) and "; try " not in message
+
+
+def test_ages_below_a_year(tmp_path, capsys):
+    """In a folder of another name there they are ages."""
+    images = draw(tmp_path / "2019" / "faces", ["07/a.jpg", "12/b.jpg"])
+    found, _ = make_faces([images], tmp_path / "out", "--test_fraction", 0.5)
+    assert found == {"07/a.jpg": ("7", ""), "12/b.jpg": ("12", "")}
+    message = refused(capsys, "faces", "--images", tmp_path / "2019", "--out", tmp_path / "2")
+    assert message.endswith(f"; try make-csv.py faces --images {images}\n")
 
 
 def test_folder_and_name_must_agree(tmp_path):
@@ -808,6 +853,32 @@ def test_orientation_is_warned_of(tmp_path, capsys):
     )
     make_faces([images], tmp_path / "out")
     assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize(
+    "dataset, cutter",
+    [
+        ("utk", "datasets/README.md, 'Your own photos'\n"),
+        ("faces", "datasets/README.md, 'Your own photos'\n"),
+        ("cacd", "datasets/image-preprocessing-code/preprocess-cacd.py\n"),
+        ("morph2", None),
+    ],
+)
+def test_photos_that_are_no_squares(dataset, cutter, tmp_path, capsys):
+    """Counted where training squeezes them; a pixel or two is nothing."""
+    names = {"morph2": "00{}_01M30.jpg", "cacd": "3{}_Some_Body_0001.jpg"}
+    names = [names.get(dataset, "3{}_0_0_2017.jpg").format(number) for number in range(6)]
+    images = draw(tmp_path / "images", names)
+    sizes = [(200, 200), (300, 200), (200, 204), (200, 240), (196, 200), (400, 400)]
+    for name, size in zip(names, sizes, strict=True):
+        Image.new("RGB", size).save(images / name)
+    make(dataset, images, tmp_path / "out", "--test_fraction", 0.5)
+    shown = capsys.readouterr().err
+    if cutter is None:
+        assert shown == ""
+    else:
+        what = f"2 of 6 images are no squares, the first is {names[1]!r}: training squeezes them"
+        assert shown == f"make-csv.py: warning: {what}; how faces are cut: {cutter}"
 
 
 def test_damaged_exif_is_no_orientation(tmp_path):

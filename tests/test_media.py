@@ -250,9 +250,10 @@ def test_no_limit(tmp_path, monkeypatch):
 
 
 def test_what_a_folder_leaves_out(bare, tmp_path, capsys):  # noqa: F811
-    """Hidden folders and files; other kinds are counted; links are followed, but not in circles."""
+    """Hidden folders and files; other kinds, folders named @... and links that lead nowhere are
+    counted; links are followed, but not in circles."""
     folder, other = tmp_path / "in", tmp_path / "other"
-    for name in ("in/deep", "in/.thumbnails", "in/@eaDir", "other"):
+    for name in ("in/deep", "in/.thumbnails", "in/@eaDir", "in/deep/@Maria", "other"):
         (tmp_path / name).mkdir(parents=True)
         small(0.5).save(tmp_path / name / "t.jpg")
     shutil.copy(GRID, folder / "grid.HEIC")
@@ -261,14 +262,28 @@ def test_what_a_folder_leaves_out(bare, tmp_path, capsys):  # noqa: F811
     (folder / "link").symlink_to(other, target_is_directory=True)
     (folder / "deep" / "circle").symlink_to(folder, target_is_directory=True)
     (other / "circle").symlink_to(other, target_is_directory=True)
+    for name in ("gone.jpg", "gone"):
+        (folder / "deep" / name).symlink_to(tmp_path / "unplugged")
     code, rows, out, err = answers(bare, tmp_path, capsys, folder, "--crops", "--no_draw")
     assert code == 0 and err == []
     names = ["deep/t.jpg", "grid.HEIC", "link/t.jpg"]
     assert [row["source"] for row in rows] == [str(folder / name) for name in names]
     kinds = "2 .txt, 1 without suffix, 1 .pdf"
-    [line] = [line for line in out if "left out" in line]
+    line, *others = [line for line in out if line.startswith(f"{folder}: ")]
     assert line.startswith(f"{folder}: 4 other files left out: ")
     assert sorted(line.partition("out: ")[2].split(", ")) == sorted(kinds.split(", "))
+    assert sorted(others) == [
+        f"{folder}: 2 folders named @... not searched, as {folder / '@eaDir'}",
+        f"{folder}: 2 links lead nowhere, as {folder / 'deep' / 'gone'}",
+    ]
+
+    shutil.rmtree(folder / "deep")
+    for name in ("grid.HEIC", "a.txt", "b.txt", "link"):
+        (folder / name).unlink()
+    assert call(*bare, folder, "--crops") == 2
+    left = "1 other files left out: 1 without suffix; 1 folders named @... not searched, as "
+    due = f"{folder}: no image or video in this folder or the folders in it ({left}{folder}/@eaDir)"
+    assert capsys.readouterr().err == f"predict.py: error: {due}\n"
 
 
 def test_control_characters_are_not_printed(bare, tmp_path, capsys):  # noqa: F811

@@ -14,6 +14,7 @@ import subprocess
 import sys
 import time
 import tracemalloc
+import unicodedata
 import zipfile
 import zlib
 from fractions import Fraction
@@ -564,6 +565,12 @@ def test_interval_of_probabilities_out_of_order(parts):
     assert answers.interval(classes, label) == slow_interval(classes.tolist(), label)
 
 
+def test_no_class_has_minus_zero():
+    """As JSON would show; equal probabilities in a row, 0 and 1."""
+    classes = answers.class_probas(np.float32([1, 0.5, 0.5, 0]), 5)
+    assert list(map(str, classes.tolist())) == ["0.0", "0.5", "0.0", "0.5", "0.0"]
+
+
 def test_an_interval_by_hand():
     """0.2 0.1 0.4 0.25 0.05: 3 classes around the label hold 75 %, so it takes 4, and of these the
     first four have 95 %, the last four 80 %."""
@@ -686,8 +693,10 @@ def test_boxes_from_elsewhere(bare, tmp_path, capsys):
         ("source,frame,left,top,right,bottom\na,1.5,1,2,3,4\n", "row 1: frame '1.5': give a num"),
         ("source,frame,left,top,right,bottom\na,-1,1,2,3,4\n", "row 1: frame '-1': give a numb"),
         ("source,left,top,right,bottom\na,1,2,nan,4\n", "row 1: no box: [1.0, 2.0, nan, 4.0]"),
-        ("source,left,top,right,bottom\na,1,2,3,4\na,3,2,1,4\n", "row 2: no box: [3.0, 2.0"),
-        ("source,left,top,right,bottom\na,1,2,3,4\n", "no source in it is one of the inputs"),
+        ("source,left,top,right,bottom\na,1,2,30,40\na,3,2,1,4\n", "row 2: no box: [3.0, 2.0"),
+        ("source,left,top,right,bottom\na,1,2,3,10\n", "no source in it is one of the inputs"),
+        ("source,left,top,right,bottom\na,1,2,3,9.9\n", "row 1: too small for a face, below 8"),
+        ("source,left,top,right,bottom\na,0.3,0.1,0.5,0.4\n", "row 1: too small for a face, bel"),
         ("source,left,top,right,bottom\na,1,2,1e300,4\n", "row 1: no box: [1.0, 2.0, 1e+300, 4.0]"),
         ("\0\xff", "not a table of source, frame, left"),
     ],
@@ -700,6 +709,38 @@ def test_bad_tables_of_boxes(text, message, bare, tmp_path, capsys):
     [line] = capsys.readouterr().err.splitlines()
     assert line.startswith(f"predict.py: error: --boxes {tmp_path / 'boxes.csv'}: {message}")
     assert not (tmp_path / "out").exists()
+
+
+def test_boxes_in_the_stored_pixels(bare, tmp_path, capsys):
+    """Where the face is only in the photo as it is stored, that is said; a box in those of the
+    photo as it is shown, or around no face, is taken without a word."""
+    upright = Image.new("RGB", (500, 600), GREY)
+    upright.paste(FACE, (10, 300))
+    due, none = (PLACE + [10, 300, 10, 300]).tolist(), [230, 270, 290, 330]
+    size, lines, said = np.array([500, 600]), ["source,left,top,right,bottom"], {}
+    for orientation, method in UNDO.items():
+        exif, path = Image.Exif(), tmp_path / f"{orientation}.png"
+        exif[0x0112] = orientation
+        stored = upright if method is None else upright.transpose(Image.Transpose(method))
+        stored.save(path, exif=exif)
+        mask = Image.new("1", (500, 600))
+        mask.paste(1, due)
+        box = (mask if method is None else mask.transpose(Image.Transpose(method))).getbbox()
+        shown = pictures.as_shown(box, path, size)
+        assert shown == (None if orientation == 1 else due)
+        if orientation > 1:
+            said[path] = [*map(float, box)]
+            lines.append(f"{path},{','.join(map(str, box))}")
+        lines += [f"{path},{','.join(map(str, some))}" for some in (due, none)]
+    (tmp_path / "boxes.csv").write_text("\n".join(lines))
+    words = [*said, tmp_path / "1.png"]
+    assert call(*bare, *words, "--boxes", tmp_path / "boxes.csv") == 0
+    shown = capsys.readouterr().err.splitlines()
+    what = "no face there as the photo is shown, but in its stored pixels; turn the box as the"
+    what += f" EXIF orientation says: {[*map(float, due)]}"
+    assert [line.split("warning: ")[1] for line in shown] == [
+        f"{path}: --boxes: {box}: {what}" for path, box in said.items()
+    ]
 
 
 def test_a_box_outside_the_picture(bare, tmp_path, capsys):
@@ -1648,6 +1689,20 @@ def test_labels_by_hand(run, tmp_path, capsys):
         assert f"30-39         1 {last['mae']:6.2f} {last['rmse']:6.2f}" in shown
 
 
+def test_without_genders_there_is_no_share_of_right_ones():
+    """Of a network that has no such output, whose rows have a side named right."""
+    row = {"left": 0, "top": 0, "right": 200, "bottom": 200, "age": 30, "true_age": "33"}
+    [every, decade] = labels.scores([row])
+    assert every == {"group": "all", "photos": 1, "mae": 3, "rmse": 3, "within_5": 1}
+    assert decade == every | {"group": "30-39"}
+    assert labels.as_table([every])[1] == "all           1   3.00   3.00    100.0%"
+    rows = [row | {"true_gender": "male"}, row | {"true_gender": "female"}]
+    assert [part["group"] for part in labels.scores(rows)] == ["all", "female", "male", "30-39"]
+    assert not any("gender_accuracy" in part for part in labels.scores(rows))
+    told = labels.scores([rows[0] | {"gender": "male"}, rows[1] | {"gender": "male"}, row])
+    assert [part.get("gender_accuracy") for part in told] == [0.5, 0, 1, 0.5]
+
+
 def test_the_label_means_the_largest_face(run, tmp_path):
     picture = Image.new("RGB", (400, 256), GREY)
     picture.paste(FACE, (150, 0))
@@ -1672,6 +1727,8 @@ def test_the_label_means_the_largest_face(run, tmp_path):
         ("file,age\nx.png,3\ny.png,old\n", "row 2: age 'old': give years, or a range as 20-29"),
         ("file,age\nx.png,29-20\n", "row 1: age '29-20': give years"),
         ("file,age\nx.png,nan\n", "row 1: age 'nan': give years"),
+        ("file,age,age\nx.png,3,4\n", "has several columns 'age'; leave one of them"),
+        ("file, age ,gender,age\nx.png,3,,4\n", "has several columns 'age'; leave one of them"),
         ("file,age,gender\nx.png,3,M\n", "row 1: gender 'M': give male, female or nothing"),
         ("file,age\nx.png,3\nx.png,4\n", "row 2: 'x.png' has another label in an earlier row"),
         ("", "no CSV ("),
@@ -1737,4 +1794,48 @@ def test_a_csv_of_any_name(suffix, tmp_path):
     """It is text, whatever its name ends in."""
     path = tmp_path / f"labels.{suffix}"
     path.write_text("file,age\na.png,20\n")
-    assert labels.read_labels(path) == {("a.png",): ("20", "")}
+    assert labels.read_labels(path, None) == {("a.png",): ("20", "")}
+
+
+@pytest.mark.parametrize("form", ["NFC", "NFD"])
+def test_a_name_in_another_form(form, run, tmp_path, capsys):
+    """Accents composed or not, .JPG for .jpg: as folders and spreadsheets of one owner differ."""
+    path, other = tmp_path / "labels.csv", {"NFC": "NFD", "NFD": "NFC"}[form]
+    (tmp_path / "in").mkdir()
+    for name in ("Zoë.JPG", "Ana.jpg"):
+        small(0.5).save(tmp_path / "in" / unicodedata.normalize(form, name), "PNG")
+    path.write_text(unicodedata.normalize(other, "file,age\nin/Zoë.jpg,20\nAna.JPG,30\n"))
+    words = ["--run", run, "--crops", tmp_path / "in", "--labels", path, "--out", tmp_path / "out"]
+    assert call(*words) == 0
+    assert [row["true_age"] for row in table(tmp_path / "out")] == ["30", "20"]
+    assert "2 of 2 labelled photos are here" in capsys.readouterr().out
+
+
+def test_words_of_fairface(run, tmp_path, capsys):
+    """More than 70 means from 70 on there; what else its table holds is said to be unused."""
+    text = "file,age,gender,race,service_test\na/1.png,more than 70,Female,White,False\n"
+    told = labelled(
+        tmp_path, run, text + "b/3.png,10-19,Male,Black,True\n2.png,70+,,,\n", "--crops"
+    )
+    due = {"a/1.png": ("more than 70", "female"), "b/3.png": ("10-19", "male"), "a/2.png": ("70+",)}
+    rows = {row["source"].split("/in/")[1]: row for row in told["faces"] if "true_age" in row}
+    true = {name: (row["true_age"], row.get("true_gender")) for name, row in rows.items()}
+    assert true == due | {"a/2.png": ("70+", None)}
+    scores = {row["group"]: row for row in told["scores"]}
+    assert list(scores) == ["all", "female", "male", "10-19", "more than 70", "70+"]
+    assert scores["more than 70"]["mae"] == max(70 - rows["a/1.png"]["age"], 0)
+    lines = capsys.readouterr().out.splitlines()
+    assert f"{tmp_path / 'labels.csv'}: columns not used: race, service_test" in lines
+    begin = next(i for i, line in enumerate(lines) if line.startswith("group"))
+    assert {len(line) for line in lines[begin : begin + 4]} == {len(lines[begin])}
+
+
+def test_the_label_of_a_video(run, tmp_path, capsys):
+    """It is named, and no table of no rows follows."""
+    save_video(tmp_path / "film.mp4", moving(2), "mpeg4")
+    (tmp_path / "labels.csv").write_text("file,age\nfilm.mp4,42\n")
+    words = ["--run", run, "--labels", tmp_path / "labels.csv"]
+    assert call(tmp_path / "film.mp4", tmp_path / "face.png", *words) == 0
+    shown = capsys.readouterr().out
+    due = "0 of 1 labelled photos are here, with a face; not scored: 1 that are videos\n"
+    assert due + predict.NOTE in shown

@@ -34,7 +34,7 @@ from PIL import ExifTags, Image, UnidentifiedImageError
 from tqdm import tqdm
 
 sys.path.append(str(Path(__file__).resolve().parents[2] / "model-code"))
-from coral_age.files import atomic_write
+from coral_age.files import MODEL_CODE, atomic_write
 
 AGES = {"afad": (15, 40), "cacd": (14, 62), "morph2": (16, 70), "utk": (21, 60), "faces": (0, 100)}
 
@@ -70,6 +70,7 @@ FACES_SUFFIXES = (*SUFFIXES, ".webp", ".bmp", ".tif", ".tiff")  # the published 
 # Those of the training scripts; named, as Pillow would start another program for some others (EPS).
 FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", "PPM", "JPEG2000")
 PARTS = ("train", "valid", "test")
+SQUEEZED = 1.05  # sides so much longer than the others are told of, as training makes squares
 
 
 def name_order(path):
@@ -110,10 +111,19 @@ def image_paths(folder, suffixes=SUFFIXES):
     return {path: images[path] for path in sorted(images, key=name_order)}, others, skipped
 
 
+def is_dated(folder):
+    """Is a folder one of a year (2019), or of a month or day in it (2019/07, 2019-07)? What is in
+    it by number are months and days, no ages."""
+    path = Path(os.path.abspath(folder)).as_posix()
+    return bool(re.search(r"/(19|20)[0-9]{2}([-_. /]?[0-9]{1,2})*$", path))
+
+
 def layout_of(dataset, folder, paths):
     """The layout, a key of PATTERNS, in which the paths below ``folder`` are named: that of the
     data set, of ``faces`` the one that most of them have. ValueError if they are not."""
     fits = {name: sum(bool(re.fullmatch(p, x)) for x in paths) for name, p in PATTERNS.items()}
+    if is_dated(folder):
+        fits["faces"] = 0
     likeliest = max(fits, key=fits.get)
     layout = likeliest if dataset == "faces" else dataset
     if fits[layout] == fits[likeliest] > 0:
@@ -126,17 +136,22 @@ def layout_of(dataset, folder, paths):
     above, name = os.path.split(os.path.abspath(folder))
     genders = dataset == "afad" and all(re.match("11[12]/", path) for path in paths)
     inside = genders or (dataset == "faces" and not fits[likeliest])
-    if inside and re.fullmatch("[0-9]{1,3}", name):  # mine/* instead of mine
+    if (
+        inside and re.fullmatch("[0-9]{1,3}", name) and not is_dated(above)
+    ):  # mine/* instead of mine
         raise ValueError(f"{problem}; try make-csv.py {dataset} --images {shlex.quote(above)}")
     if fits[likeliest]:
         problem += f"; {fits[likeliest]} as those of {likeliest}: use make-csv.py {likeliest}"
         raise ValueError(problem)
     for path in paths:
         for name, pattern in PATTERNS.items():
-            if below := re.fullmatch(f"(?P<above>.+?)/{pattern}", path):
+            below = re.fullmatch(f"(?P<above>.+?)/{pattern}", path)
+            if below and not (name == "faces" and is_dated(Path(folder) / below["above"])):
                 inner = shlex.quote(str(Path(folder) / below["above"]))
                 name = "faces" if dataset == "faces" else name
                 raise ValueError(f"{problem}; try make-csv.py {name} --images {inner}")
+    if any(is_dated(Path(folder) / path.rpartition("/")[0]) for path in paths):
+        problem += "; folders of years, months and days tell no ages: name folders by age"
     raise ValueError(problem)
 
 
@@ -234,8 +249,9 @@ def lies_on_its_side(image):
 
 
 def inspect(path):
-    """SHA-256 of the file with whether its pixels lie on their side, and None; or None and why its
-    pixels cannot be read. OSError (a failing disk) where the file cannot."""
+    """SHA-256 of the file with whether its pixels lie on their side and its longer side by the
+    other, and None; or None and why its pixels cannot be read. OSError (a failing disk) where the
+    file cannot."""
     try:
         data = path.read_bytes()
     except OSError as problem:
@@ -247,18 +263,19 @@ def inspect(path):
             if image.mode == "F" or (image.mode == "I" and image.format == "TIFF"):
                 raise ValueError("floats or 32-bit integers; save it with 8 or 16 bits")
             image.convert("RGB")
+            longer = max(image.size) / min(image.size)
             turned = lies_on_its_side(image)  # not so a TIFF file: Pillow turned it just now
     except UnidentifiedImageError:
         return None, "unreadable pixels: not an image"
     except Exception as error:  # Pillow's decoders raise many kinds on corrupt files
         return None, f"unreadable pixels: {error}"
-    return (hashlib.sha256(data).hexdigest(), turned), None
+    return (hashlib.sha256(data).hexdigest(), turned, longer), None
 
 
 def inspect_all(folder, files):
-    """``{file: SHA-256}`` of the images that can be read, ``{file: why not}`` of the others, and
-    those of the first whose pixels lie on their side."""
-    digests, reasons, turned = {}, {}, []
+    """``{file: SHA-256}`` of the images that can be read, ``{file: why not}`` of the others, those
+    of the first whose pixels lie on their side, and those that are no squares."""
+    digests, reasons, turned, squeezed = {}, {}, [], []
     with ThreadPool(os.cpu_count()) as pool:  # Pillow decodes outside the interpreter lock
         inspected = pool.imap(lambda file: inspect(folder / file), files, chunksize=16)
         bar = tqdm(inspected, total=len(files), desc="reading", unit="image", disable=None)
@@ -268,7 +285,8 @@ def inspect_all(folder, files):
             else:
                 digests[file] = facts[0]
                 turned += [file] * facts[1]
-    return digests, reasons, turned
+                squeezed += [file] * (facts[2] > SQUEEZED)
+    return digests, reasons, turned, squeezed
 
 
 def label_table(dataset, images):
@@ -484,6 +502,18 @@ def output_files(args, error):
     return files
 
 
+def scripts_for(dataset):
+    """The names of the scripts that train on the CSVs: of ``faces`` the user's own, as cells.py
+    --new mine-coral --like faces-coral writes them, if there are any."""
+    own = [
+        path.name
+        for path in sorted(MODEL_CODE.glob("*-coral.py"))
+        if path.name.split("-")[0] not in AGES
+        and re.search(rb"(?m)^YOUNGEST_AGE = 0\b", path.read_bytes())
+    ]
+    return own if own and dataset == "faces" else [f"{dataset}-coral.py"]
+
+
 def report(root, digests, reasons, others):
     """Print how many images were found, and how many were rejected for which kind of reason."""
     count = len(digests) + len(reasons)
@@ -513,7 +543,7 @@ def main(argv=None):
 
     files = output_files(args, error)
     try:
-        digests, unreadable, turned = inspect_all(root, list(told))
+        digests, unreadable, turned, squeezed = inspect_all(root, list(told))
     except OSError as problem:
         error(f"{problem.filename}: {problem.strerror}; mend or remove it; nothing was written")
     reasons |= unreadable
@@ -528,6 +558,16 @@ def main(argv=None):
             f"make-csv.py: warning: {len(turned)} images have an EXIF orientation other than 1, "
             f"the first is {turned[0]!r}: training on {dataset} ignores it, as the paper's code "
             "did; turn their pixels if they do not stand upright",
+            file=sys.stderr,
+        )
+
+    if squeezed and dataset != "morph2":  # whose scripts cut a square out
+        cutter = "datasets/README.md, 'Your own photos'"
+        if dataset == "cacd":
+            cutter = "datasets/image-preprocessing-code/preprocess-cacd.py"
+        print(
+            f"make-csv.py: warning: {len(squeezed)} of {len(digests)} images are no squares, the "
+            f"first is {squeezed[0]!r}: training squeezes them; how faces are cut: {cutter}",
             file=sys.stderr,
         )
 
@@ -572,10 +612,13 @@ def main(argv=None):
         print(f"  {len(part):7d} rows in {files[name]}")
 
     given = [f"--{name}_csv {shlex.quote(str(files[name]))}" for name in tables]
+    script, *others = scripts_for(dataset)
     print(
-        f"Train with: python model-code/{dataset}-coral.py {' '.join(given)} "
+        f"Train with: python model-code/{script} {' '.join(given)} "
         f"--image_path {shlex.quote(str(root))} --outpath run1"
     )
+    if others:
+        print(f"or with {', '.join(others)}")
 
 
 if __name__ == "__main__":

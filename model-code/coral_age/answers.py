@@ -56,8 +56,10 @@ def class_probas(probas, count):
     """Probabilities of the K = ``count`` classes, float64 (K,): those of ce, or from P(y > k),
     (K-1,), sorted, which leaves the number above 0.5, the label, as it is."""
     probas = np.asarray(probas, np.float64)
-    given = len(probas) == count
-    return probas if given else -np.diff(np.sort(probas)[::-1], prepend=1, append=0)
+    if len(probas) == count:
+        return probas
+    above = np.concatenate([[1], np.sort(probas)[::-1], [0]])
+    return above[:-1] - above[1:]
 
 
 def interval(classes, label):

@@ -2,6 +2,7 @@
 
 import os
 import sys
+from collections import Counter
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -9,6 +10,12 @@ from pathlib import Path
 # their own (pyproject.toml), in a clone around it.
 HERE = Path(__file__).resolve().parent
 MODEL_CODE = HERE / "model_code" if (HERE / "model_code").is_dir() else HERE.parent
+
+
+def kinds_of(paths):
+    """How many there are of each suffix, in words: 3 .heic, 1 .txt, 1 without suffix."""
+    kinds = Counter(Path(path).suffix.lower() or "without suffix" for path in paths)
+    return ", ".join(f"{count} {kind}" for kind, count in kinds.most_common())
 
 
 @contextmanager

@@ -2,57 +2,80 @@
 
 import collections
 import re
+import unicodedata
 from pathlib import PurePath
 
 import numpy as np
 import pandas as pd
 
 RANGE = re.compile(r"(\d{1,3})-(\d{1,3})")
+OPEN_RANGE = re.compile(r"more than (\d{1,3})|(\d{1,3})\+")  # the former in FairFace's tables
+OLDEST = 150
 GENDERS = "female", "male"
 
 
 def bounds(age):
-    """Lowest and highest age in years that a label allows, of 31 or 20-29; ValueError if it is
-    neither."""
-    parts = RANGE.fullmatch(age)
-    low, high = map(float, parts.groups() if parts else (age, age))
-    if not 0 <= low <= high <= 150:
+    """Lowest and highest age in years that a label allows, of 31, 20-29, 70+ or "more than 70";
+    ValueError if it is none of these."""
+    parts, begin = RANGE.fullmatch(age), OPEN_RANGE.fullmatch(age)
+    given = parts.groups() if parts else (begin[1] or begin[2], OLDEST) if begin else (age, age)
+    low, high = map(float, given)
+    if not 0 <= low <= high <= OLDEST:
         raise ValueError(age)
     return low, high
 
 
-def read_labels(path):
-    """{end of a photo's path, in parts: (age, gender)} of a CSV with the columns file, age and, if
-    known, gender. ValueError where it can't be used."""
+def parts_of(path):
+    """The parts of a path, the same for the ways in which systems and spreadsheets write one name:
+    accents as letters of their own or not (NFD, NFC), .JPG or .jpg."""
+    path = PurePath(unicodedata.normalize("NFC", str(path)))
+    return path.with_suffix(path.suffix.lower()).parts if path.name else path.parts
+
+
+def read_table(path):
+    """A CSV as text, without blanks around its names and values; two columns may have one name.
+    ValueError where it is none."""
     try:
         table = pd.read_csv(
             path,
+            header=None,  # pandas would give one of two columns of one name another
             dtype=str,
             keep_default_na=False,
             encoding="utf-8-sig",
             compression=None,  # whatever its name ends in
-        ).rename(columns=str.strip)
-        if not isinstance(table.index, pd.RangeIndex):  # what pandas makes of longer rows
-            raise ValueError("rows are longer than the header")
+        )
     except ValueError as error:
         raise ValueError(f"{path}: no CSV ({' '.join(str(error).split())})") from None
-    for column in ("file", "age"):
+    table.columns = table.iloc[0].fillna("").str.strip()
+    return table.iloc[1:].fillna("").apply(lambda column: column.str.strip())
+
+
+def read_labels(path, note):
+    """{end of a photo's path, as of parts_of(): (age, gender)} of a CSV with the columns file, age
+    and, if known, gender; ``note`` is called with what of it is not used. ValueError where it can't
+    be used."""
+    table, used = read_table(path), ("file", "age", "gender")
+    for column in used[:2]:
         if column not in table:
             raise ValueError(f"{path}: has no column {column!r}")
+    for column in used:
+        if list(table).count(column) > 1:
+            raise ValueError(f"{path}: has several columns {column!r}; leave one of them")
+    if unused := [name for name in table if name and name not in used]:
+        note(f"{path}: columns not used: {', '.join(unused)}")
     if "gender" not in table:
         table["gender"] = ""
-    table = table[["file", "age", "gender"]].apply(lambda column: column.str.strip())
     found = {}
-    for number, row in enumerate(table.itertuples(), 1):
-        place, key = f"{path}: row {number}", PurePath(row.file).parts
+    for number, row in enumerate(table[[*used]].itertuples(), 1):
+        place, label = f"{path}: row {number}", (row.age, row.gender.lower())
         try:
             bounds(row.age)
         except ValueError:
-            raise ValueError(f"{place}: age {row.age!r}: give years, or a range as 20-29") from None
-        if row.gender not in ("", *GENDERS):
+            what = f"{place}: age {row.age!r}: give years, or a range as 20-29 or 70+"
+            raise ValueError(what) from None
+        if label[1] not in ("", *GENDERS):
             raise ValueError(f"{place}: gender {row.gender!r}: give male, female or nothing")
-        label = row.age, row.gender
-        if found.setdefault(key, label) != label:
+        if found.setdefault(parts_of(row.file), label) != label:
             raise ValueError(f"{place}: {row.file!r} has another label in an earlier row")
     return found
 
@@ -80,7 +103,7 @@ def check_labels(found, sources, scripts):
 def key_of(source, found):
     """The key of read_labels() that is the longest end of the path ``source``; None if there is
     none."""
-    parts = PurePath(source).parts
+    parts = parts_of(source)
     return next((end for i in range(len(parts)) if (end := parts[i:]) in found), None)
 
 
@@ -91,14 +114,13 @@ def scores(rows):
     the nearest one that the label allows."""
     if not rows:
         return []
-    table = pd.DataFrame(rows)
+    # no other columns of theirs: that named right is the side of a box
+    table = pd.DataFrame(rows, columns=["age", "true_age", "true_gender", "gender"])
     table["low"], table["high"] = zip(*table["true_age"].map(bounds), strict=True)
-    table["true_gender"] = table.get("true_gender", pd.Series(dtype=object))
     error = (table["age"] - table["age"].clip(table["low"], table["high"])).abs()
     table["error"], table["squared"], table["within_5"] = error, error**2, error <= 5
-    known = table["true_gender"].isin(GENDERS)
-    if "gender" in table:
-        table["right"] = (table["gender"] == table["true_gender"]).where(known)
+    known = table["true_gender"].isin(GENDERS) & table["gender"].notna()
+    table["right"] = (table["gender"] == table["true_gender"]).where(known)
 
     decades = (table["low"] // 10).clip(upper=9).astype(int) * 10
     ends = (decades + 9).replace(99, 100)
@@ -111,7 +133,7 @@ def scores(rows):
     for name, part in groups:
         row = {"group": name, "photos": len(part), "mae": part["error"].mean()}
         row |= {"rmse": part["squared"].mean() ** 0.5, "within_5": part["within_5"].mean()}
-        if "right" in part and part["right"].notna().any():
+        if part["right"].notna().any():
             row["gender_accuracy"] = part["right"].dropna().astype(float).mean()
         if len(part):
             found.append(row)
@@ -119,10 +141,15 @@ def scores(rows):
 
 
 def as_table(found):
-    """scores() in lines for people."""
-    lines = [f"{'group':<8} {'photos':>6} {'MAE':>6} {'RMSE':>6} {'within 5':>9} {'gender':>7}"]
+    """scores() in lines for people; none of no scores."""
+    if not found:
+        return []
+    wide = max(8, *(len(row["group"]) for row in found))
+    lines = [
+        f"{'group':<{wide}} {'photos':>6} {'MAE':>6} {'RMSE':>6} {'within 5':>9} {'gender':>7}"
+    ]
     for row in found:
         numbers = f"{row['mae']:6.2f} {row['rmse']:6.2f} {row['within_5']:9.1%}"
         gender = f"{row['gender_accuracy']:7.1%}" if "gender_accuracy" in row else ""
-        lines.append(f"{row['group']:<8} {row['photos']:6} {numbers} {gender}".rstrip())
+        lines.append(f"{row['group']:<{wide}} {row['photos']:6} {numbers} {gender}".rstrip())
     return lines

@@ -4,7 +4,6 @@ Pillow reads images, with pi-heif, if it is there, HEIC too; PyAV reads videos. 
 raises ValueError, which says why, or what those libraries raise.
 """
 
-import collections
 import contextlib
 import io
 import math
@@ -16,7 +15,7 @@ import numpy as np
 import PIL.Image
 
 from coral_age.errors import EXTRAS
-from coral_age.files import atomic_write
+from coral_age.files import atomic_write, kinds_of
 
 # Named, because Pillow would start another program for some others (EPS).
 FORMATS = ["JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", "PPM", "JPEG2000", "AVIF", "HEIF"]
@@ -52,17 +51,15 @@ def find_files(words, out):
         if "://" in word:
             raise ValueError(f"{word}: is a URL; download the file and give its path")
         if os.path.isdir(path):
-            here = []
-            walked = walk(path, here.append)
+            here, skipped = [], {}
+            walked = walk(path, here.append, skipped)
             unread += here
             inside = [p for p in walked if out not in p.resolve().parents]
             found = [p for p in inside if p.suffix.lower() in suffixes]
-            others = collections.Counter(
-                p.suffix.lower() or "without suffix"
-                for p in inside
-                if p.suffix.lower() not in suffixes
-            )
-            kinds = ", ".join(f"{count} {kind}" for kind, count in others.most_common())
+            others = [p for p in inside if p.suffix.lower() not in suffixes]
+            told = [f"{len(some)} {kind}, as {some[0]}" for kind, some in skipped.items()]
+            if others:
+                told.insert(0, f"{len(others)} other files left out: {kinds_of(others)}")
             if out and walked and not inside:
                 raise ValueError(f"{word}: all that is in it lies in --out {out}; {another}")
             if not found and here:
@@ -70,10 +67,9 @@ def find_files(words, out):
             if not found:
                 raise ValueError(
                     f"{word}: no image or video in this folder or the folders in it"
-                    + (f" (left out: {kinds})" if kinds else "")
+                    + f" ({'; '.join(told)})" * bool(told)
                 )
-            if others:
-                lines.append(f"{word}: {others.total()} other files left out: {kinds}")
+            lines += [f"{word}: {line}" for line in told]
             files += found
         elif not os.path.isfile(path):
             raise ValueError(f"{word}: no such file or folder")
@@ -87,20 +83,28 @@ def find_files(words, out):
     return list(once.values()), lines, unread
 
 
-def walk(folder, fail):
-    """The files in ``folder`` and the folders in it, sorted, without hidden ones and those of
-    network storage (@eaDir); links to folders are followed, each folder is entered once;
-    ``fail`` is called with the OSError of one that can't be read."""
+def walk(folder, fail, skipped):
+    """The files in ``folder`` and the folders in it, sorted, without hidden ones and folders named
+    @..., as those of network storage are (@eaDir); links to folders are followed, each folder is
+    entered once; ``fail`` is called with the OSError of one that can't be read; the dict
+    ``skipped`` gets the paths left out, by what they are in words."""
     found, entered = [], {os.path.realpath(folder)}
     for here, names, files in os.walk(folder, onerror=fail, followlinks=True):
-        inside = [(name, os.path.realpath(os.path.join(here, name))) for name in sorted(names)]
+        paths = [Path(here) / name for name in sorted(names) if not name.startswith(".")]
         names[:] = []
-        for name, place in inside:
-            if not name.startswith((".", "@")) and place not in entered:
+        for path in paths:
+            place = os.path.realpath(path)
+            if path.name.startswith("@"):
+                skipped.setdefault("folders named @... not searched", []).append(path)
+            elif place not in entered:
                 entered.add(place)
-                names.append(name)
-        found += [Path(here) / name for name in files if not name.startswith(".")]
-    return sorted(path for path in found if path.is_file())
+                names.append(path.name)
+        for path in sorted(Path(here) / name for name in files if not name.startswith(".")):
+            if path.is_file():
+                found.append(path)
+            elif path.is_symlink() and not path.exists():
+                skipped.setdefault("links lead nowhere", []).append(path)
+    return sorted(found)
 
 
 # %% Images

@@ -5,6 +5,7 @@ for face in coral_age.faces(model, "photo.jpg"):
     print(face["age"], face["gender"])
 """
 
+import contextlib
 import csv
 import functools
 import os
@@ -30,6 +31,7 @@ SEARCH = 0.25
 
 BATCH = 16  # images that faces() takes at once, and faces that the network sees
 SIDES = "left", "top", "right", "bottom"  # of a box
+SMALLEST = 8  # pixels of a box's longer side: the detector finds faces of 14, cut off at a border
 
 
 @dataclass(frozen=True)
@@ -81,6 +83,9 @@ def read_boxes(path):
                     raise InputError(f"{place}: no box: {box}")
                 if not (frame >= 0 and frame.is_integer()):
                     raise InputError(f"{place}: frame {row['frame']!r}: give a number from 0")
+                if max(box[2] - box[0], box[3] - box[1]) < SMALLEST:
+                    what = f"too small for a face, below {SMALLEST} pixels; give pixels, not parts"
+                    raise InputError(f"{place}: {what} of the picture: {box}")
                 boxes.setdefault((os.path.realpath(row["source"]), int(frame)), []).append(box)
     except InputError:
         raise
@@ -92,18 +97,44 @@ def read_boxes(path):
     return boxes
 
 
-def given_faces(pixels, boxes, min_score):
+def as_shown(box, path, size):
+    """Where a box in the stored pixels of the image at ``path`` is in those that are shown, of
+    (width, height) ``size``; None if it is stored as it is shown."""
+    orientation = None
+    # Pillow raises many kinds on damaged tags
+    with contextlib.suppress(Exception), PIL.Image.open(path) as image:
+        orientation = image.getexif().get(media.ORIENTATION)
+    if orientation not in media.TURNS:
+        return None
+    corners = np.reshape(box, (2, 2))
+    if orientation >= 5:  # on its side
+        corners = corners[:, ::-1]
+    mirrored = orientation in (2, 3, 6, 7), orientation in (3, 4, 7, 8)
+    corners = np.where(mirrored, size - corners, corners)
+    return [*corners.min(axis=0).tolist(), *corners.max(axis=0).tolist()]
+
+
+def given_faces(picture, boxes, min_score):
     """The faces in the ``boxes`` of the user's table, with landmarks, found where they can be."""
-    faces = []
-    for box in boxes:
-        low, high = np.array(box[:2]), np.array(box[2:])
-        if (high <= 0).any() or (low >= pixels.shape[1::-1]).any():
-            raise ValueError(f"--boxes: {box} is outside the picture, {pixels.shape[1::-1]}")
+    pixels, faces = picture.pixels, []
+    size = np.array(pixels.shape[1::-1])
+
+    def found_at(box):
         found = detect.find_again(pixels, [box], min_score)
-        shares = [detect.overlap(face.box, box)[0] for face in found]
-        points = detect.likely_points(box)
-        if shares and max(shares) >= OVERLAP:
-            points = found[int(np.argmax(shares))].points
+        return [face for face in found if detect.overlap(face.box, box)[0] >= OVERLAP]
+
+    for box in boxes:
+        turned = None if picture.clip else as_shown(box, picture.path, size)
+        how = "" if turned is None else ", as it is shown, turned upright"
+        low, high = np.array(box[:2]), np.array(box[2:])
+        if (high <= 0).any() or (low >= size).any():
+            raise ValueError(f"--boxes: {box} is outside the picture, {tuple(size.tolist())}{how}")
+        found, points = found_at(box), detect.likely_points(box)
+        if found:
+            points = max(found, key=lambda face: detect.overlap(face.box, box)[0]).points
+        elif turned and found_at(turned):
+            what = "no face there as the photo is shown, but in its stored pixels; turn the box"
+            warn(picture.source, f"--boxes: {box}: {what} as the EXIF orientation says: {turned}")
         faces.append(SimpleNamespace(box=box, score=None, points=points))
     return faces
 
@@ -118,7 +149,7 @@ def find_faces(picture, search):
         return [SimpleNamespace(box=box, score=None, points=None)], True
     if search.boxes is not None:
         boxes = search.boxes.get((os.path.realpath(picture.path), picture.number), [])
-        return given_faces(pixels, boxes, search.min_score), True
+        return given_faces(picture, boxes, search.min_score), True
     if not clip:
         return detect.find_faces(pixels, search.min_score, search.megapixels), True
     if picture.seconds - clip.searched < SEARCH - 1e-6:
