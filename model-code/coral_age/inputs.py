@@ -133,10 +133,11 @@ def image_marks(picture, probas, male, model, sink):
 
 def frame_marks(picture, probas, male, model, sink):
     """Tell the rows of a video frame's faces, and those of tracks that end; what is to be marked,
-    (box, text). In a frame that was not looked at, faces move on as before."""
+    (box, text). In a frame that was not looked at, faces move on as before, up to a cut."""
     clip = picture.clip
     if not picture.looked:
-        return [(expected_box(track, picture.seconds), text) for track, text in clip.shown]
+        shown = [(track, text) for track, text in clip.shown if track.until >= picture.cut]
+        return [(expected_box(track, picture.seconds), text) for track, text in shown]
     ended, rows, tracks = frame_rows(picture, probas, male, model)
     if ended or rows:
         sink.add(picture.source, ended + rows)

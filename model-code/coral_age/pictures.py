@@ -7,6 +7,7 @@ for face in coral_age.faces(model, "photo.jpg"):
 
 import csv
 import functools
+import math
 import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -19,7 +20,17 @@ import PIL.Image
 from coral_age import detect, media
 from coral_age.answers import class_probas, estimate, infer_faces, prepare
 from coral_age.errors import InputError, warn
-from coral_age.tracks import OVERLAP, Clip, ended_tracks, follow, mean_estimate, patience
+from coral_age.tracks import (
+    OVERLAP,
+    Clip,
+    ended_tracks,
+    follow,
+    has_changed,
+    mean_estimate,
+    note_cut,
+    patience,
+    with_look,
+)
 
 # Degrees by which the network is shown a face of a photo; those of a video turn by themselves.
 TURNS = -4, 0, 4
@@ -59,6 +70,10 @@ class Picture:
     asked: bool = False  # the network is to be
     boxes: list = field(default_factory=list)  # of the faces, in whole pixels
     scores: list = field(default_factory=list)
+    looks: list = field(default_factory=list)  # thumbnails of the faces of a video,
+    changed: list = field(default_factory=list)  # whether they are others than before,
+    change: float = -math.inf  # when that was so last,
+    cut: float = -math.inf  # and when there was a cut last
     faces: list = field(default_factory=list)  # of each the images for the network
 
 
@@ -121,7 +136,7 @@ def find_faces(picture, search):
         return given_faces(pixels, boxes, search.min_score), True
     if not clip:
         return detect.find_faces(pixels, search.min_score, search.megapixels), True
-    if picture.seconds - clip.searched < SEARCH - 1e-6:
+    if picture.seconds - clip.searched < SEARCH - 1e-6 and clip.cut <= clip.searched:
         if len(clip.boxes) * detect.WINDOW**2 < pixels[..., 0].size:
             faces = detect.find_again(pixels, clip.boxes, search.min_score)
         else:
@@ -139,6 +154,23 @@ def find_faces(picture, search):
     return faces, True
 
 
+def find_faces_of_video(picture, search):
+    """find_faces() in a picture of a video, and whether they have changed. Where one of those that
+    were only followed has, all of the picture is searched."""
+    clip, pixels = picture.clip, picture.pixels
+    found, picture.asked = find_faces(picture, search)
+    seen = [with_look(pixels, face) for face in found]
+    picture.looks = [face.look for face in seen]
+    picture.changed = [has_changed(face, clip, pixels) for face in seen]
+    if any(picture.changed):
+        clip.changed = picture.seconds
+        if not picture.asked:
+            clip.searched = -math.inf
+            return find_faces_of_video(picture, search)
+    clip.seen, clip.seen_at, picture.change = seen, picture.seconds, clip.changed
+    return found
+
+
 def face_images(pixels, face, model, turns=(0,)):
     """PIL images of a ``face`` (of detect.find_faces) in ``pixels``, as the training images show
     theirs, in the squares of detect.squares()."""
@@ -154,7 +186,12 @@ def look_at(picture, search, model):
     pixels, found = picture.pixels, []
     limits = np.tile(pixels.shape[1::-1], 2)
     picture.looked = picture.number % search.every == 0
-    if picture.looked:
+    if picture.clip:
+        note_cut(picture.clip, pixels, picture.seconds)
+        picture.cut = picture.clip.cut
+    if picture.looked and picture.clip:
+        found = find_faces_of_video(picture, search)
+    elif picture.looked:
         found, picture.asked = find_faces(picture, search)
     if search.crops:
         images = [[PIL.Image.fromarray(pixels)] for _ in found]
@@ -186,12 +223,13 @@ def image_rows(picture, probas, male, model):
 
 
 def frame_rows(picture, probas, male, model):
-    """Of a frame of a video that was looked at: rows of the tracks that end before it, rows of its
-    faces, and their tracks."""
+    """Of a frame of a video that was looked at: rows of the tracks that end before it, all those
+    that do not go on after a cut among them, rows of its faces, and their tracks."""
     clip = picture.clip
     clip.looks.append(picture.seconds)
     ended = ended_tracks(clip, picture.seconds - patience(clip), picture.source, model)
     rows, tracks = [], follow(picture, probas, male)
+    ended += ended_tracks(clip, picture.cut, picture.source, model)
     for i, track in tracks.items():
         row = {"source": picture.source, "kind": "frame", "frame": picture.number}
         row |= {"seconds": round(picture.seconds, 4), "face": track.face, "frames": track.frames}
