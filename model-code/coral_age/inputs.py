@@ -2,6 +2,7 @@
 
 import functools
 import math
+import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
@@ -12,7 +13,14 @@ import PIL.Image
 from coral_age import media
 from coral_age.answers import infer_faces, sentence
 from coral_age.marked import end_copy, write_copy
-from coral_age.pictures import Picture, frame_rows, image_rows, look_at
+from coral_age.pictures import (
+    Picture,
+    frame_rows,
+    image_rows,
+    look_at,
+    outside_error,
+    unused_boxes,
+)
 from coral_age.tracks import Clip, ended_tracks, expected_box
 
 HELD = 2**26  # bytes of pictures that wait for a batch to be full
@@ -71,6 +79,10 @@ def read_inputs(paths, search, model, sink):
                 sink.count(1, 0)
         except Exception as error:  # Pillow and FFmpeg raise many kinds on damaged files
             failed = error
+        if search.boxes and (clip or not failed):
+            boxes = search.boxes.get(os.path.realpath(path), {})
+            if unused := unused_boxes(boxes, frames_read or 1, search.every):
+                note(f"--boxes: not used: {unused}")
         if clip or failed:
             yield Picture(source, path=path, clip=clip, number=frames_read, error=failed)
 
@@ -110,6 +122,8 @@ def finish(pictures, model, sink, batch_size):
         if picture.pixels is None:
             if picture.error:
                 sink.fail(picture.source, picture.error)
+            if clip and clip.outside:
+                sink.fail(picture.source, outside_error(clip.outside, clip.size))
             if clip:
                 if rows := ended_tracks(clip, math.inf, picture.source, model):
                     sink.add(picture.source, rows)
@@ -118,6 +132,12 @@ def finish(pictures, model, sink, batch_size):
         else:
             marks_of = frame_marks if clip else image_marks
             marks = marks_of(picture, probas[part], male[part], model, sink)
+            if picture.outside and clip:
+                clip.outside += [(picture.number, box) for box in picture.outside]
+                clip.size = picture.pixels.shape[1::-1]
+            elif picture.outside:
+                outside = [(None, box) for box in picture.outside]
+                sink.fail(picture.source, outside_error(outside, picture.pixels.shape[1::-1]))
             if sink.path_for:
                 write_copy(picture, marks, sink)
             if not clip:

@@ -68,6 +68,7 @@ class Picture:
     # what look_at() adds
     looked: bool = False  # for faces
     asked: bool = False  # the network is to be
+    outside: list = field(default_factory=list)  # the user's boxes that are not in the picture
     boxes: list = field(default_factory=list)  # of the faces, in whole pixels
     scores: list = field(default_factory=list)
     looks: list = field(default_factory=list)  # thumbnails of the faces of a video,
@@ -78,7 +79,7 @@ class Picture:
 
 
 def read_boxes(path):
-    """{(source, frame): boxes} from the table that --boxes names, which may be a predictions.csv;
+    """{source: {frame: boxes}} from the table that --boxes names, which may be a predictions.csv;
     the frame of an image is 0."""
     boxes = {}
     try:
@@ -96,7 +97,8 @@ def read_boxes(path):
                     raise InputError(f"{place}: no box: {box}")
                 if not (frame >= 0 and frame.is_integer()):
                     raise InputError(f"{place}: frame {row['frame']!r}: give a number from 0")
-                boxes.setdefault((os.path.realpath(row["source"]), int(frame)), []).append(box)
+                of_source = boxes.setdefault(os.path.realpath(row["source"]), {})
+                of_source.setdefault(int(frame), []).append(box)
     except InputError:
         raise
     except (KeyError, TypeError, ValueError, csv.Error) as error:
@@ -107,13 +109,37 @@ def read_boxes(path):
     return boxes
 
 
-def given_faces(pixels, boxes, min_score):
-    """The faces in the ``boxes`` of the user's table, with landmarks, found where they can be."""
-    faces = []
-    for box in boxes:
+def unused_boxes(boxes, frames, every):
+    """How many of the user's ``boxes``, {frame: boxes}, had no use in an input of so many
+    ``frames``, in words; empty if all had."""
+    used = [some for frame, some in boxes.items() if frame < frames and frame % every == 0]
+    counts = {
+        "beyond its end": sum(len(some) for frame, some in boxes.items() if frame >= frames),
+        "of frames that --every leaves out": sum(
+            len(some) for frame, some in boxes.items() if frame < frames and frame % every
+        ),
+        "given twice": sum(len(some) - len(set(map(tuple, some))) for some in used),
+    }
+    return ", ".join(f"{count} {why}" for why, count in counts.items() if count)
+
+
+def outside_error(boxes, size):
+    """The ValueError for ``boxes``, (frame or None, box), outside pictures of this ``size``."""
+    frame, box = boxes[0]
+    what = f"{box}" if frame is None else f"{box} of frame {frame}"
+    more = f", with {len(boxes) - 1} more" if len(boxes) > 1 else ""
+    return ValueError(f"--boxes: {what} is outside the picture, {size}{more}")
+
+
+def given_faces(picture, boxes, min_score):
+    """The faces in the ``boxes`` of the user's table, each once, with landmarks, found where they
+    can be; those outside the picture are put down in it."""
+    faces, pixels = [], picture.pixels
+    for box in map(list, dict.fromkeys(map(tuple, boxes))):
         low, high = np.array(box[:2]), np.array(box[2:])
         if (high <= 0).any() or (low >= pixels.shape[1::-1]).any():
-            raise ValueError(f"--boxes: {box} is outside the picture, {pixels.shape[1::-1]}")
+            picture.outside.append(box)
+            continue
         found = detect.find_again(pixels, [box], min_score)
         shares = [detect.overlap(face.box, box)[0] for face in found]
         points = detect.likely_points(box)
@@ -132,8 +158,8 @@ def find_faces(picture, search):
         box = (0, 0, pixels.shape[1], pixels.shape[0])
         return [SimpleNamespace(box=box, score=None, points=None)], True
     if search.boxes is not None:
-        boxes = search.boxes.get((os.path.realpath(picture.path), picture.number), [])
-        return given_faces(pixels, boxes, search.min_score), True
+        boxes = search.boxes.get(os.path.realpath(picture.path), {}).get(picture.number, [])
+        return given_faces(picture, boxes, search.min_score), True
     if not clip:
         return detect.find_faces(pixels, search.min_score, search.megapixels), True
     if picture.seconds - clip.searched < SEARCH - 1e-6 and clip.cut <= clip.searched:

@@ -40,6 +40,8 @@ class Clip:
     cut: float = -math.inf  # when there was a cut last,
     changed: float = -math.inf  # and when that or another face in the place of one
     shown: list = field(default_factory=list)  # (track, text) of what is marked
+    outside: list = field(default_factory=list)  # (frame, box) of the user's outside the picture
+    size: tuple = ()  # of that, in pixels
     copy: Copy = field(default_factory=Copy)
 
 
