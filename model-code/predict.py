@@ -318,9 +318,14 @@ def checked(args):
     if args.out and args.out.exists():
         check_folder(args)
     boxes = read_boxes(args.boxes) if args.boxes else None
-    if boxes and not {source for source, _ in boxes} & set(map(os.path.realpath, paths)):
-        message = "no source in it is one of the inputs; give their paths as from this folder"
-        raise InputError(f"--boxes {args.boxes}: {message}")
+    if boxes:
+        others = boxes.keys() - set(map(os.path.realpath, paths))
+        if len(others) == len(boxes):
+            message = "no source in it is one of the inputs; give their paths as from this folder"
+            raise InputError(f"--boxes {args.boxes}: {message}")
+        count = sum(len(some) for source in others for some in boxes[source].values())
+        if count:
+            notes.append(f"--boxes {args.boxes}: {count} boxes of files that are no inputs")
     search = Search(args.crops, boxes, args.every, args.min_score, args.megapixels)
     return paths, notes, unread, known, search
 

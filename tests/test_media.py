@@ -14,7 +14,7 @@ import pytest
 from conftest import ROOT, load
 from coral_age import marked, media
 from coral_age.tracks import Clip
-from PIL import Image
+from PIL import Image, ImageEnhance, ImageOps
 from test_predict import (  # noqa: F401 (bare is a fixture)
     FACE,
     GREY,
@@ -527,3 +527,64 @@ def test_crops_are_turned_as_the_script_turns_them(tmp_path):
         assert np.array_equal(script.prepare_image(Image.fromarray(shown), 40), trained)
         corners = trained[0, 5, 5], trained[0, 5, 35], trained[0, 35, 5], trained[0, 35, 35]
         assert corners == ((0, 255, 0, 255) if turned else (255, 255, 0, 0))
+
+
+# ---- Cuts
+
+
+OTHER = ImageOps.mirror(FACE)  # somebody else to the eye that compares faces
+BLOCKS = np.random.default_rng(1).integers(0, 256, (8, 13, 3), np.uint8)
+ROOMS = [Image.fromarray(some).resize((200, 128), 0) for some in (BLOCKS, BLOCKS[::-1, ::-1])]
+
+
+def scene(face, room):
+    """A face of 128 pixels in the middle of a room of 200x128."""
+    picture = room.copy()
+    picture.paste(face.resize((128, 128), Image.Resampling.LANCZOS), (36, 0))
+    return picture
+
+
+@pytest.mark.parametrize("every, first", [(1, 25), (4, 28)])
+def test_a_cut_ends_tracks(every, first, bare, tmp_path, capsys, monkeypatch):  # noqa: F811
+    """Two people at the same place, the second of whom turns up four frames after the cut. In the
+    copy no mark of the first lies on the other scene."""
+    pictures = [scene(FACE, ROOMS[0])] * 21 + [ROOMS[1]] * 4 + [scene(OTHER, ROOMS[1])] * 15
+    save_video(tmp_path / "film.mp4", pictures)
+    marks, mark = [], marked.mark
+    monkeypatch.setattr(marked, "mark", lambda *args: marks.append(len(args[1])) or mark(*args))
+    code, rows, _, err = answers(bare, tmp_path, capsys, tmp_path / "film.mp4", "--every", every)
+    assert code == 0 and err == []
+    spans = [(row["frame"], round(float(row["until_seconds"]) * 30)) for row in split(rows)[1]]
+    assert spans == [("0", 20), (str(first), 39 // every * every)]
+    assert marks == [1] * 21 + [0] * (first - 21) + [1] * (40 - first)
+
+
+@pytest.mark.parametrize("rooms", [ROOMS, ROOMS[:1] * 2])
+def test_faces_before_and_after_a_cut(rooms, bare, tmp_path, capsys):  # noqa: F811
+    """Two people at the same place, one frame after the other, and not where the whole picture is
+    searched anyway; the same in one room, which is no cut."""
+    pictures = [scene(FACE, rooms[0])] * 21 + [scene(OTHER, rooms[1])] * 19
+    save_video(tmp_path / "film.mp4", pictures)
+    code, rows, _, err = answers(bare, tmp_path, capsys, tmp_path / "film.mp4")
+    assert code == 0 and err == [] and len(split(rows)[0]) == 40
+    spans = [(row["frame"], round(float(row["until_seconds"]) * 30)) for row in split(rows)[1]]
+    assert spans == [("0", 20), ("21", 39)]
+
+
+def test_another_face_without_a_cut(bare, tmp_path, capsys):  # noqa: F811
+    """Two people at the same place of the same room, one a second; the first comes back, lit anew."""
+    bright = ImageEnhance.Brightness(FACE).enhance(1.4)
+    pictures = [scene(face, ROOMS[1]) for face in (FACE, OTHER, FACE, bright)]
+    save_video(tmp_path / "film.mp4", pictures, rate=1)
+    code, rows, _, err = answers(bare, tmp_path, capsys, tmp_path / "film.mp4")
+    assert code == 0 and err == []
+    spans = [(float(row["seconds"]), float(row["until_seconds"])) for row in split(rows)[1]]
+    assert spans == [(0, 3), (1, 1)]
+
+
+def test_a_flash_ends_no_track(bare, tmp_path, capsys):  # noqa: F811
+    pictures = moving(20)
+    pictures[9] = Image.blend(pictures[9], Image.new("RGB", (200, 128), (255, 255, 255)), 0.7)
+    save_video(tmp_path / "film.mp4", pictures)
+    code, rows, _, err = answers(bare, tmp_path, capsys, tmp_path / "film.mp4")
+    assert code == 0 and err == [] and [row["frames"] for row in split(rows)[1]] == ["20"]

@@ -757,6 +757,33 @@ def test_a_box_outside_the_picture(bare, tmp_path, capsys):
     assert len(table(tmp_path / "out")) == 1
 
 
+def test_one_box_of_a_video_outside_the_picture(bare, tmp_path, capsys):
+    """That alone is missing, and boxes that had no use are counted."""
+    film, photo = tmp_path / "film.mp4", tmp_path / "face.png"
+    save_video(film, moving(4))
+    small(0.5).save(photo)
+    lines = [f"{film},{number},43,29,87,89" for number in (0, 2, 3, 3, 4, 9)]
+    lines += [f"{film},1,900,900,990,990", f"{film},2,900,900,990,990", f"{tmp_path},0,1,1,2,2"]
+    lines += [f"{photo},0,43,29,87,89", f"{photo},0,128,0,140,20", f"{photo},1,43,29,87,89"]
+    (tmp_path / "boxes.csv").write_text("\n".join(["source,frame,left,top,right,bottom", *lines]))
+    words = ["--boxes", tmp_path / "boxes.csv", "--out", tmp_path / "out"]
+    assert call(*bare, film, photo, *words) == 1
+    rows = table(tmp_path / "out")
+    assert [row["frame"] for row in rows if row["kind"] != "image"] == ["0", "2", "3", "0"]
+    assert [row["kind"] for row in rows][-2:] == ["track", "image"]
+    shown = capsys.readouterr()
+    box = "--boxes: [900.0, 900.0, 990.0, 990.0] of frame 1 is outside the picture, (200, 128)"
+    assert sorted(shown.err.splitlines()) == [
+        f"predict.py: error: {photo}: --boxes: [128.0, 0.0, 140.0, 20.0] is outside the picture, "
+        "(128, 128)",
+        f"predict.py: error: {film}: {box}, with 1 more",
+        f"predict.py: warning: {photo}: --boxes: not used: 1 beyond its end",
+        f"predict.py: warning: {film}: --boxes: not used: 2 beyond its end, 1 given twice",
+    ]
+    assert f"--boxes {words[1]}: 1 boxes of files that are no inputs" in shown.out.splitlines()
+    assert len(read_video(tmp_path / "out" / "film.mp4")[0]) == 4
+
+
 # ---- Videos
 
 

@@ -2,6 +2,7 @@
 
 import functools
 import math
+import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
@@ -12,7 +13,15 @@ import PIL.Image
 from coral_age import media
 from coral_age.answers import infer_faces, sentence
 from coral_age.marked import end_copy, write_copy
-from coral_age.pictures import Picture, frame_rows, image_rows, look_at
+from coral_age.pictures import (
+    Picture,
+    as_shown,
+    frame_rows,
+    image_rows,
+    look_at,
+    outside_error,
+    unused_boxes,
+)
 from coral_age.tracks import Clip, ended_tracks, expected_box
 
 HELD = 2**26  # bytes of pictures that wait for a batch to be full
@@ -71,6 +80,10 @@ def read_inputs(paths, search, model, sink):
                 sink.count(1, 0)
         except Exception as error:  # Pillow and FFmpeg raise many kinds on damaged files
             failed = error
+        if search.boxes and (clip or not failed):
+            boxes = search.boxes.get(os.path.realpath(path), {})
+            if unused := unused_boxes(boxes, frames_read or 1, search.every):
+                note(f"--boxes: not used: {unused}")
         if clip or failed:
             yield Picture(source, path=path, clip=clip, number=frames_read, error=failed)
 
@@ -110,6 +123,8 @@ def finish(pictures, model, sink, batch_size):
         if picture.pixels is None:
             if picture.error:
                 sink.fail(picture.source, picture.error)
+            if clip and clip.outside:
+                sink.fail(picture.source, outside_error(clip.outside, clip.size))
             if clip:
                 if rows := ended_tracks(clip, math.inf, picture.source, model):
                     sink.add(picture.source, rows)
@@ -118,6 +133,14 @@ def finish(pictures, model, sink, batch_size):
         else:
             marks_of = frame_marks if clip else image_marks
             marks = marks_of(picture, probas[part], male[part], model, sink)
+            if picture.outside and clip:
+                clip.outside += [(picture.number, box) for box in picture.outside]
+                clip.size = picture.pixels.shape[1::-1]
+            elif picture.outside:
+                outside, size = [(None, b) for b in picture.outside], picture.pixels.shape[1::-1]
+                turned = as_shown(picture.outside[0], picture.path, size)
+                how = "" if turned is None else ", as it is shown, turned upright"
+                sink.fail(picture.source, outside_error(outside, size, how))
             if sink.path_for:
                 write_copy(picture, marks, sink)
             if not clip:
@@ -133,10 +156,11 @@ def image_marks(picture, probas, male, model, sink):
 
 def frame_marks(picture, probas, male, model, sink):
     """Tell the rows of a video frame's faces, and those of tracks that end; what is to be marked,
-    (box, text). In a frame that was not looked at, faces move on as before."""
+    (box, text). In a frame that was not looked at, faces move on as before, up to a cut."""
     clip = picture.clip
     if not picture.looked:
-        return [(expected_box(track, picture.seconds), text) for track, text in clip.shown]
+        shown = [(track, text) for track, text in clip.shown if track.until >= picture.cut]
+        return [(expected_box(track, picture.seconds), text) for track, text in shown]
     ended, rows, tracks = frame_rows(picture, probas, male, model)
     if ended or rows:
         sink.add(picture.source, ended + rows)

@@ -8,6 +8,7 @@ for face in coral_age.faces(model, "photo.jpg"):
 import contextlib
 import csv
 import functools
+import math
 import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -20,7 +21,17 @@ import PIL.Image
 from coral_age import detect, media
 from coral_age.answers import class_probas, estimate, infer_faces, prepare
 from coral_age.errors import InputError, warn
-from coral_age.tracks import OVERLAP, Clip, ended_tracks, follow, mean_estimate, patience
+from coral_age.tracks import (
+    OVERLAP,
+    Clip,
+    ended_tracks,
+    follow,
+    has_changed,
+    mean_estimate,
+    note_cut,
+    patience,
+    with_look,
+)
 
 # Degrees by which the network is shown a face of a photo; those of a video turn by themselves.
 TURNS = -4, 0, 4
@@ -59,13 +70,18 @@ class Picture:
     # what look_at() adds
     looked: bool = False  # for faces
     asked: bool = False  # the network is to be
+    outside: list = field(default_factory=list)  # the user's boxes that are not in the picture
     boxes: list = field(default_factory=list)  # of the faces, in whole pixels
     scores: list = field(default_factory=list)
+    looks: list = field(default_factory=list)  # thumbnails of the faces of a video,
+    changed: list = field(default_factory=list)  # whether they are others than before,
+    change: float = -math.inf  # when that was so last,
+    cut: float = -math.inf  # and when there was a cut last
     faces: list = field(default_factory=list)  # of each the images for the network
 
 
 def read_boxes(path):
-    """{(source, frame): boxes} from the table that --boxes names, which may be a predictions.csv;
+    """{source: {frame: boxes}} from the table that --boxes names, which may be a predictions.csv;
     the frame of an image is 0."""
     boxes = {}
     try:
@@ -86,7 +102,8 @@ def read_boxes(path):
                 if max(box[2] - box[0], box[3] - box[1]) < SMALLEST:
                     what = f"too small for a face, below {SMALLEST} pixels; give pixels, not parts"
                     raise InputError(f"{place}: {what} of the picture: {box}")
-                boxes.setdefault((os.path.realpath(row["source"]), int(frame)), []).append(box)
+                of_source = boxes.setdefault(os.path.realpath(row["source"]), {})
+                of_source.setdefault(int(frame), []).append(box)
     except InputError:
         raise
     except (KeyError, TypeError, ValueError, csv.Error) as error:
@@ -114,8 +131,32 @@ def as_shown(box, path, size):
     return [*corners.min(axis=0).tolist(), *corners.max(axis=0).tolist()]
 
 
+def unused_boxes(boxes, frames, every):
+    """How many of the user's ``boxes``, {frame: boxes}, had no use in an input of so many
+    ``frames``, in words; empty if all had."""
+    used = [some for frame, some in boxes.items() if frame < frames and frame % every == 0]
+    counts = {
+        "beyond its end": sum(len(some) for frame, some in boxes.items() if frame >= frames),
+        "of frames that --every leaves out": sum(
+            len(some) for frame, some in boxes.items() if frame < frames and frame % every
+        ),
+        "given twice": sum(len(some) - len(set(map(tuple, some))) for some in used),
+    }
+    return ", ".join(f"{count} {why}" for why, count in counts.items() if count)
+
+
+def outside_error(boxes, size, how=""):
+    """The ValueError for ``boxes``, (frame or None, box), outside pictures of this ``size``,
+    which are shown as ``how`` says."""
+    frame, box = boxes[0]
+    what = f"{box}" if frame is None else f"{box} of frame {frame}"
+    more = f", with {len(boxes) - 1} more" if len(boxes) > 1 else ""
+    return ValueError(f"--boxes: {what} is outside the picture, {size}{how}{more}")
+
+
 def given_faces(picture, boxes, min_score):
-    """The faces in the ``boxes`` of the user's table, with landmarks, found where they can be."""
+    """The faces in the ``boxes`` of the user's table, each once, with landmarks, found where they
+    can be; those outside the picture are put down in it."""
     pixels, faces = picture.pixels, []
     size = np.array(pixels.shape[1::-1])
 
@@ -123,12 +164,12 @@ def given_faces(picture, boxes, min_score):
         found = detect.find_again(pixels, [box], min_score)
         return [face for face in found if detect.overlap(face.box, box)[0] >= OVERLAP]
 
-    for box in boxes:
+    for box in map(list, dict.fromkeys(map(tuple, boxes))):
         turned = None if picture.clip else as_shown(box, picture.path, size)
-        how = "" if turned is None else ", as it is shown, turned upright"
         low, high = np.array(box[:2]), np.array(box[2:])
         if (high <= 0).any() or (low >= size).any():
-            raise ValueError(f"--boxes: {box} is outside the picture, {tuple(size.tolist())}{how}")
+            picture.outside.append(box)
+            continue
         found, points = found_at(box), detect.likely_points(box)
         if found:
             points = max(found, key=lambda face: detect.overlap(face.box, box)[0]).points
@@ -148,11 +189,11 @@ def find_faces(picture, search):
         box = (0, 0, pixels.shape[1], pixels.shape[0])
         return [SimpleNamespace(box=box, score=None, points=None)], True
     if search.boxes is not None:
-        boxes = search.boxes.get((os.path.realpath(picture.path), picture.number), [])
+        boxes = search.boxes.get(os.path.realpath(picture.path), {}).get(picture.number, [])
         return given_faces(picture, boxes, search.min_score), True
     if not clip:
         return detect.find_faces(pixels, search.min_score, search.megapixels), True
-    if picture.seconds - clip.searched < SEARCH - 1e-6:
+    if picture.seconds - clip.searched < SEARCH - 1e-6 and clip.cut <= clip.searched:
         if len(clip.boxes) * detect.WINDOW**2 < pixels[..., 0].size:
             faces = detect.find_again(pixels, clip.boxes, search.min_score)
         else:
@@ -170,6 +211,23 @@ def find_faces(picture, search):
     return faces, True
 
 
+def find_faces_of_video(picture, search):
+    """find_faces() in a picture of a video, and whether they have changed. Where one of those that
+    were only followed has, all of the picture is searched."""
+    clip, pixels = picture.clip, picture.pixels
+    found, picture.asked = find_faces(picture, search)
+    seen = [with_look(pixels, face) for face in found]
+    picture.looks = [face.look for face in seen]
+    picture.changed = [has_changed(face, clip, pixels) for face in seen]
+    if any(picture.changed):
+        clip.changed = picture.seconds
+        if not picture.asked:
+            clip.searched = -math.inf
+            return find_faces_of_video(picture, search)
+    clip.seen, clip.seen_at, picture.change = seen, picture.seconds, clip.changed
+    return found
+
+
 def face_images(pixels, face, model, turns=(0,)):
     """PIL images of a ``face`` (of detect.find_faces) in ``pixels``, as the training images show
     theirs, in the squares of detect.squares()."""
@@ -185,7 +243,12 @@ def look_at(picture, search, model):
     pixels, found = picture.pixels, []
     limits = np.tile(pixels.shape[1::-1], 2)
     picture.looked = picture.number % search.every == 0
-    if picture.looked:
+    if picture.clip:
+        note_cut(picture.clip, pixels, picture.seconds)
+        picture.cut = picture.clip.cut
+    if picture.looked and picture.clip:
+        found = find_faces_of_video(picture, search)
+    elif picture.looked:
         found, picture.asked = find_faces(picture, search)
     if search.crops:
         images = [[PIL.Image.fromarray(pixels)] for _ in found]
@@ -217,12 +280,13 @@ def image_rows(picture, probas, male, model):
 
 
 def frame_rows(picture, probas, male, model):
-    """Of a frame of a video that was looked at: rows of the tracks that end before it, rows of its
-    faces, and their tracks."""
+    """Of a frame of a video that was looked at: rows of the tracks that end before it, all those
+    that do not go on after a cut among them, rows of its faces, and their tracks."""
     clip = picture.clip
     clip.looks.append(picture.seconds)
     ended = ended_tracks(clip, picture.seconds - patience(clip), picture.source, model)
     rows, tracks = [], follow(picture, probas, male)
+    ended += ended_tracks(clip, picture.cut, picture.source, model)
     for i, track in tracks.items():
         row = {"source": picture.source, "kind": "frame", "frame": picture.number}
         row |= {"seconds": round(picture.seconds, 4), "face": track.face, "frames": track.frames}
