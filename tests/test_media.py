@@ -572,7 +572,7 @@ def test_faces_before_and_after_a_cut(rooms, bare, tmp_path, capsys):  # noqa: F
 
 
 def test_another_face_without_a_cut(bare, tmp_path, capsys):  # noqa: F811
-    """Two people at the same place of the same room, one a second; the first comes back, lit anew."""
+    """Two people at one place in the same room, one a second; the first comes back, lit anew."""
     bright = ImageEnhance.Brightness(FACE).enhance(1.4)
     pictures = [scene(face, ROOMS[1]) for face in (FACE, OTHER, FACE, bright)]
     save_video(tmp_path / "film.mp4", pictures, rate=1)
