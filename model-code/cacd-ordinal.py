@@ -20,6 +20,7 @@ import json
 import math
 import os
 import platform
+import re
 import shlex
 import signal
 import sys
@@ -1040,10 +1041,28 @@ class Conv3x3(nn.Conv2d):
 
 
 # %% Several processes [all]
-RANK = int(os.environ.get("RANK", 0))  # torchrun sets these; rank 0 writes the run folder
-LOCAL_RANK = int(os.environ.get("LOCAL_RANK", 0))
-LOCAL_PROCESSES = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
-PROCESSES = int(os.environ.get("WORLD_SIZE", 1))
+def from_srun(given):
+    """The variables that torchrun would have set, where Slurm's srun has started several tasks, by
+    its variables for a step (those for a job are there in a batch script, too)."""
+    count = given.get("SLURM_STEP_NUM_TASKS", "1")
+    if "RANK" in given or count == "1":
+        return {}
+    hosts = re.sub(r"\[(\w+).*?\]", r"\1", given["SLURM_STEP_NODELIST"])  # node[1-3,7],other
+    shares = re.findall(r"(\d+)(?:\(x(\d+)\))?", given["SLURM_STEP_TASKS_PER_NODE"])  # 4(x2),3
+    shares = [share for share, times in shares for _ in range(int(times or 1))]
+    port = 10_000 + (int(given["SLURM_JOB_ID"]) + int(given["SLURM_STEP_ID"])) % 20_000
+    told = {"RANK": given["SLURM_PROCID"], "LOCAL_RANK": given["SLURM_LOCALID"]}
+    told |= {"WORLD_SIZE": count, "LOCAL_WORLD_SIZE": shares[int(given["SLURM_NODEID"])]}
+    told |= {"MASTER_ADDR": hosts.split(",")[0], "MASTER_PORT": str(port)}
+    return {name: value for name, value in told.items() if name not in given}
+
+
+SRUN = from_srun(os.environ)
+LAUNCH = os.environ | SRUN
+RANK = int(LAUNCH.get("RANK", 0))  # torchrun sets these; rank 0 writes the run folder
+LOCAL_RANK = int(LAUNCH.get("LOCAL_RANK", 0))
+LOCAL_PROCESSES = int(LAUNCH.get("LOCAL_WORLD_SIZE", 1))
+PROCESSES = int(LAUNCH.get("WORLD_SIZE", 1))
 NO_BAR = None if RANK == 0 else True  # for tqdm: None shows a bar on terminals only
 stop = SimpleNamespace(signal=0)  # the number of the signal that has come
 
@@ -1137,6 +1156,8 @@ def exit_on_signal(number, args=None):
         words = ["torchrun", f"--nproc_per_node={LOCAL_PROCESSES}"]
         if LOCAL_PROCESSES < PROCESSES:  # how the machines find each other
             words.append("...")
+    if SRUN:
+        words = ["srun", f"--ntasks={PROCESSES}", "python"]
     words += [sys.argv[0], "--outpath", str(args.outpath), "--resume"] if args else sys.argv
     name = signal.Signals(number).name
     refuse(f"stopped by {name}; go on with: {shlex.join(words)}", 128 + int(number))
@@ -1547,6 +1568,7 @@ def main(argv=None):
 
     try:
         if PROCESSES > 1:
+            os.environ.update(SRUN)  # where torch looks for the others
             # --cuda may stand in the run.json of a run to resume, which is not read yet
             backends = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
             dist.init_process_group(backends, timeout=timedelta(days=1))  # decoding may take hours

@@ -30,7 +30,7 @@ from pathlib import Path
 
 import numpy as np
 from coral_age import detect, labels, media
-from coral_age.answers import COVERAGE, NOTE, words_of
+from coral_age.answers import NOTE, heading, words_of
 from coral_age.errors import (
     InputError,
     Output,
@@ -42,11 +42,11 @@ from coral_age.errors import (
     warn,
 )
 from coral_age.files import atomic_write, lock
-from coral_age.inputs import Sink, answer, source_of
+from coral_age.inputs import Sink, answer, read_list, source_of
 from coral_age.marked import free_path
 from coral_age.pictures import Search, faces, read_boxes, video
 from coral_age.runs import SCRIPTS, load, load_script, title
-from coral_age.table import COLUMNS, FACES, FORMATS, JOB, Table, need_parquet, write_csv
+from coral_age.table import FACES, FORMATS, JOB, Table, columns_of, need_parquet, write_csv
 from tqdm import tqdm
 
 __all__ = ["NOTE", "InputError", "faces", "load", "main", "video"]  # for programs
@@ -155,13 +155,6 @@ def line_of(row, model):
     return LINE.format(*words_of(row, model), row["face"], source)
 
 
-def columns_of(model, known):
-    """The columns of predictions.csv."""
-    left = set() if known is not None else {"true_age", "true_gender"}
-    left |= set() if model.network.fc_gender else {"gender", "gender_probability"}
-    return [name for name in COLUMNS if name not in left | {"reason"}]
-
-
 class Report:
     """Receives the answers, and prints them, or with ``quiet`` what is wrong alone. ``known``: of
     labels.read_labels(), or None; ``table``: a Table that keeps the rows, or None."""
@@ -239,11 +232,7 @@ class Report:
 
     def finish(self):
         """Write predictions.csv, if the rows are few, and predictions.json, whose text it gives."""
-        table, script, scores = self.table, self.model.script, self.scores()
-        oldest = script.YOUNGEST_AGE + script.NUM_CLASSES - 1
-        facts = {"weights": self.model.weights, "dataset": script.DATASET, "loss": script.LOSS}
-        facts |= {"ages": [script.YOUNGEST_AGE, oldest], "interval_coverage": COVERAGE}
-        head = {"note": NOTE, "model": facts}
+        table, scores, head = self.table, self.scores(), heading(self.model)
         if table and not table.is_small():
             if table.last[1] or not table.last[0]:
                 table.save()
@@ -263,7 +252,7 @@ class Report:
             text += f' "scores": {json.dumps(scores["scores"])},\n' if scores else ""
             text += f' "failures": {json.dumps(failures)}\n}}\n'
             if table:
-                columns = columns_of(self.model, self.known)
+                columns = columns_of(self.model, self.known is not None)
                 write_csv(table.out / "predictions.csv", found, columns)
         if table:
             with atomic_write(table.out / "predictions.json", "w") as file:
@@ -282,15 +271,6 @@ def add_labels(rows, source, known):
 
 
 # %% From the command line
-def read_list(path):
-    """The paths in the file that --list names, each once."""
-    try:
-        lines = path.read_bytes().splitlines()
-    except OSError as error:
-        raise InputError(f"--list {path}: {error.strerror}") from None
-    return list(dict.fromkeys(os.fsdecode(line) for line in lines if line.strip()))
-
-
 def in_part(path, part):
     """Is the input ``path`` in the ``part``, as K/N, of all inputs?"""
     number, count = map(int, part.split("/"))
@@ -412,7 +392,7 @@ def run(args, stdout):
     path_for = None
     if args.out and not args.no_draw:
         path_for = functools.partial(free_path, args.out, taken=set())
-    with table_in(args, columns_of(model, known), model) as table:
+    with table_in(args, columns_of(model, known is not None), model) as table:
         report = Report(model, known, table, quiet=args.json)
         if table:
             table.total = len(paths) + len(unread)

@@ -15,7 +15,7 @@ from conftest import MODEL_CODE, ROOT, SCRIPTS, load
 from PIL import Image
 
 PYPROJECT = (ROOT / "pyproject.toml").read_text()
-COMMANDS = "predict", "page", "export", "summarize", "average"
+COMMANDS = "predict", "page", "export", "summarize", "average", "predict_ray"
 
 # All that the package and its commands use of a training script.
 USED = {
@@ -165,6 +165,10 @@ def test_from_a_repository(project, tmp_path):
     own = install(f"git+file://{project}", tmp_path / "environment")
     used_outside(tmp_path / "environment", own, tmp_path)
     for name in COMMANDS:
-        command = [tmp_path / "environment" / "bin" / "coral-age", name, "--no-such-option"]
+        command = [
+            tmp_path / "environment" / "bin" / "coral-age",
+            name.removeprefix("predict_"),
+            "--no-such-option",
+        ]
         done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
         assert done.returncode == 2 and f"{name}.py: error: " in done.stderr

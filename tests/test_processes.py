@@ -186,6 +186,52 @@ def test_processes_of_two_shells(data):
     assert numbers(data / "shells") == numbers(data / "torchrun")
 
 
+def test_processes_of_srun(data):
+    """Two tasks of a step on one node, by Slurm's variables alone: torchrun's numbers."""
+    options = ["--image_size=33", "--epochs=1"]
+    where = {"STEP_NUM_TASKS": 2, "STEP_TASKS_PER_NODE": 2, "STEP_NODELIST": "localhost"}
+    where |= {"JOB_ID": os.getpid(), "STEP_ID": 0, "NODEID": 0}
+    where = [f"SLURM_{name}={value}" for name, value in where.items()]
+    command = [sys.executable, SCRIPT, *options_for(data, "srun"), *options]
+    tasks = [
+        begin("env", *where, f"SLURM_PROCID={i}", f"SLURM_LOCALID={i}", *command) for i in (0, 1)
+    ]
+    for task in tasks:
+        code, err = complete(task)
+        assert code == 0, err
+    code, err = complete(begin(*TORCHRUN, SCRIPT, *options_for(data, "torchrun"), *options))
+    assert code == 0, err
+    assert numbers(data / "srun") == numbers(data / "torchrun")
+
+
+def test_what_srun_tells():
+    """Lists of hosts and tasks as Slurm writes them; nothing where torchrun has spoken, or where a
+    batch script, or a step of one task, runs the script."""
+    step = {"SLURM_STEP_NUM_TASKS": "11", "SLURM_STEP_TASKS_PER_NODE": "4(x2),3"}
+    step |= {"SLURM_JOB_ID": "4123456", "SLURM_STEP_ID": "2", "SLURM_NODEID": "2"}
+    step |= {"SLURM_PROCID": "9", "SLURM_LOCALID": "1", "SLURM_NTASKS": "11"}
+    from_srun = load(SCRIPT).from_srun
+    for nodes, first in {
+        "node[1-3,7]": "node1",
+        "gpu[07,09],node1": "gpu07",
+        "rack[1-2]n[3-4]": "rack1n3",
+        "a-1.example.org,b": "a-1.example.org",
+    }.items():
+        assert from_srun(step | {"SLURM_STEP_NODELIST": nodes}) == {
+            "RANK": "9",
+            "LOCAL_RANK": "1",
+            "WORLD_SIZE": "11",
+            "LOCAL_WORLD_SIZE": "3",
+            "MASTER_ADDR": first,
+            "MASTER_PORT": "13458",
+        }
+    mine = {"SLURM_STEP_NODELIST": "n1", "MASTER_ADDR": "10.0.0.1", "MASTER_PORT": "1"}
+    assert from_srun(step | mine).keys() == {"RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE"}
+    batch = {"SLURM_NTASKS": "4", "SLURM_PROCID": "0", "SLURM_JOB_ID": "1"}
+    for given in ({}, batch, batch | {"SLURM_STEP_NUM_TASKS": "1"}, step | {"RANK": "0"}):
+        assert from_srun(given) == {}
+
+
 # size 64 leaves a 2x2 map: batch norm needs more than one value, also where a process has one image
 BATCH_NORM = ["--image_size=64", "--epochs=2", "--checkpoint_minutes=0"]
 

@@ -5,7 +5,8 @@ import sys
 
 from coral_age.files import MODEL_CODE
 
-COMMANDS = "predict", "page", "export", "summarize", "average"
+COMMANDS = "predict", "page", "export", "summarize", "average", "ray"
+FILES = {"ray": "predict_ray"}  # a ray.py would hide the package of that name
 USAGE = f"coral-age {' | '.join(COMMANDS)}, each with options of its own: coral-age predict --help"
 
 
@@ -18,7 +19,7 @@ def main():
         sys.exit(2)
     else:
         name = sys.argv.pop(1)
-        runpy.run_path(str(MODEL_CODE / f"{name}.py"), run_name="__main__")
+        runpy.run_path(str(MODEL_CODE / f"{FILES.get(name, name)}.py"), run_name="__main__")
 
 
 if __name__ == "__main__":

@@ -52,6 +52,15 @@ def infer_faces(faces, model, batch_size):
 
 
 # %% What is said of a face
+def heading(model):
+    """What predictions.json says of all faces."""
+    script = model.script
+    oldest = script.YOUNGEST_AGE + script.NUM_CLASSES - 1
+    facts = {"weights": model.weights, "dataset": script.DATASET, "loss": script.LOSS}
+    facts |= {"ages": [script.YOUNGEST_AGE, oldest], "interval_coverage": COVERAGE}
+    return {"note": NOTE, "model": facts}
+
+
 def class_probas(probas, count):
     """Probabilities of the K = ``count`` classes, float64 (K,): those of ce, or from P(y > k),
     (K-1,), sorted, which leaves the number above 0.5, the label, as it is."""

@@ -12,6 +12,7 @@ import PIL.Image
 
 from coral_age import media
 from coral_age.answers import infer_faces, sentence
+from coral_age.errors import InputError
 from coral_age.marked import end_copy, write_copy
 from coral_age.pictures import (
     Picture,
@@ -53,6 +54,15 @@ def source_of(path):
     """An input's name in the tables: its path, in a form fit for a file, and for a CSV, whose
     writer does not quote carriage returns."""
     return str(path).encode("utf-8", "backslashreplace").decode().replace("\r", r"\r")
+
+
+def read_list(path):
+    """The paths in the file that --list names, each once."""
+    try:
+        lines = path.read_bytes().splitlines()
+    except OSError as error:
+        raise InputError(f"--list {path}: {error.strerror}") from None
+    return list(dict.fromkeys(os.fsdecode(line) for line in lines if line.strip()))
 
 
 def read_inputs(paths, search, model, sink):

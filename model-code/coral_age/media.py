@@ -35,14 +35,19 @@ ATTACHED = 0x400  # AV_DISPOSITION_ATTACHED_PIC, a cover
 
 
 # %% Files
+def known_suffixes():
+    """Those of images and videos, in small letters."""
+    suffixes = {s for s, kind in PIL.Image.registered_extensions().items() if kind in FORMATS}
+    return suffixes.union(VIDEOS, HEIC, [".avif"])
+
+
 def find_files(words, out):
     """The files that the user's ``words`` name, a list of lines about those left out, and a list of
     OSErrors, one for each folder that can't be read. Folders are searched with the folders in them,
     linked ones too, but not hidden ones; the files in the folder ``out``, if any, are left out.
     ValueError where there is nothing."""
-    suffixes = {s for s, kind in PIL.Image.registered_extensions().items() if kind in FORMATS}
-    suffixes.update(VIDEOS, HEIC, [".avif"])
     files, lines, unread, out = [], [], [], out and out.resolve()
+    suffixes = known_suffixes()
     another = "its files are replaced; choose another --out"
     for word in words:
         path = Path(word)

@@ -26,6 +26,14 @@ COLUMNS |= {"age": int, "age_low": int, "age_high": int, "interval_probability":
 COLUMNS |= {"at_end_of_range": bool, "gender": str, "gender_probability": float}
 COLUMNS |= {"true_age": str, "true_gender": str, "reason": str}
 
+
+def columns_of(model, labelled):
+    """The columns of predictions.csv."""
+    left = set() if labelled else {"true_age", "true_gender"}
+    left |= set() if model.network.fc_gender else {"gender", "gender_probability"}
+    return [name for name in COLUMNS if name not in left | {"reason"}]
+
+
 JOB = "unfinished.json"  # in OUT, what the job is, as long as it has not ended
 LOG = "progress.log"
 PART_NAME = re.compile(r"predictions-(\d{5,})\.(csv|parquet)")
@@ -52,15 +60,21 @@ def read_csv(path):
             yield typed
 
 
-def write_parquet(path, rows, columns):
+def arrow_table(rows, columns):
+    """The rows as a table of pyarrow, which other readers understand."""
     import pyarrow
-    import pyarrow.parquet
 
     kinds = {str: pyarrow.string(), int: pyarrow.int64(), float: pyarrow.float64()}
     kinds[bool] = pyarrow.bool_()
     schema = pyarrow.schema([(name, kinds[COLUMNS[name]]) for name in columns])
+    return pyarrow.Table.from_pylist(rows, schema)
+
+
+def write_parquet(path, rows, columns):
+    import pyarrow.parquet
+
     with atomic_write(path) as file:
-        pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows, schema), file)
+        pyarrow.parquet.write_table(arrow_table(rows, columns), file)
 
 
 def read_parquet(path):
