@@ -9,7 +9,8 @@ from the internet, and nothing goes there.
 
 The page is page.html. POST /predict, whose body is a file as it is, answers with lines of JSON:
 {"waiting": true} and {"done": n, "of": n}, pictures of a video, as often as there is news; in the
-end {"error": why}, or what was found, with "bytes": so many, the marked copy, follow that line.
+end {"error": why}, or what was found, with "bytes": so many, the marked copy, follow that line; if
+that could not be written, "notes" say why.
 With the header "Accept: application/json" the answer is one JSON object without a copy; then the
 body may be a form with several files (multipart/form-data), whose "files" are answered in order.
 """
@@ -58,6 +59,7 @@ POLICY = (
     "script-src 'unsafe-inline'; style-src 'unsafe-inline'; frame-ancestors 'none'"
 )
 FORM = re.compile(r'multipart/form-data;.*boundary="?([^";]+)')  # a Content-Type
+ORIGIN = re.compile(r"https?://[^/\s?#@]+")  # the browser's word for it, without a path
 GONE = ConnectionError, TimeoutError  # raised by reading from, or writing to, who has left
 
 
@@ -67,9 +69,9 @@ class Server(socketserver.ThreadingTCPServer):
     allow_reuse_address = os.name == "posix"  # elsewhere it would let two servers share a port
     request_queue_size = 64
 
-    def __init__(self, host, port):
+    def __init__(self, host, port, origins=()):
         self.address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        self.host, self.connections = host, set()
+        self.host, self.origins, self.connections = host, set(origins), set()
         self.places = threading.BoundedSemaphore(VISITORS)
         self.photos, self.videos = threading.Lock(), threading.Lock()  # no photo waits for a film
         super().__init__((host, port), Visitor)
@@ -102,21 +104,24 @@ class Visitor(BaseHTTPRequestHandler):
         """Nothing is noted of visitors."""
 
     def do_GET(self):
+        path = self.path.partition("?")[0]
         if problem := self.foreign():
             self.refuse(403, problem)
-        elif self.path == "/":
+        elif path == "/":
             self.begin(200, "text/html; charset=utf-8", HTML.read_bytes())
-        elif self.path == "/about":
+        elif path == "/about":
             self.begin(200, "application/json", json.dumps(about(self.server.model)).encode())
         else:
             self.refuse(404, "nothing is here")
+
+    do_HEAD = do_GET  # begin() leaves out the content
 
     def do_POST(self):
         length = self.headers.get("Content-Length", "")
         length = int(length) if re.fullmatch("[0-9]{1,15}", length) else 0
         if problem := self.foreign():
             self.refuse(403, problem)
-        elif self.path != "/predict":
+        elif self.path.partition("?")[0] != "/predict":
             self.refuse(404, "nothing is here")
         elif not length:
             self.refuse(411, "the file is empty, or comes without its length")
@@ -135,14 +140,18 @@ class Visitor(BaseHTTPRequestHandler):
         whose page asks, and in Host what name of this machine was asked for: other sites can give
         it one of their own names, but not a number."""
         host, origin = self.headers.get("Host", ""), self.headers.get("Origin")
+        allowed = self.server.origins
+        proxy = "behind a proxy or a forwarded port with --allow-origin and the page's address"
         try:
             name = urlsplit(f"//{host}").hostname
-            if name not in ("localhost", self.server.host.lower()):
+            names = {urlsplit(own).hostname for own in allowed}
+            if name not in names | {"localhost", self.server.host.lower()}:
                 ipaddress.ip_address(name)
         except ValueError:
-            return "open the page by this machine's IP address, or start page.py with --host NAME"
-        own = origin is None or origin.split("//")[-1] == host
-        return "" if own else "sent by the page of another site"
+            how = "open the page by this machine's IP address, or start page.py with --host NAME"
+            return f"{how}, {proxy}, as https://NAME"
+        own = origin is None or origin in allowed or origin.split("//")[-1] == host
+        return "" if own else f"sent by the page of another site; start page.py {proxy}"
 
     def begin(self, status, kind, content=None):
         """Send the head of an answer, and ``content`` if that is all."""
@@ -155,7 +164,8 @@ class Visitor(BaseHTTPRequestHandler):
         if content is not None:
             self.send_header("Content-Length", len(content))
         self.end_headers()
-        self.wfile.write(content or b"")
+        if self.command != "HEAD":
+            self.wfile.write(content or b"")
 
     def refuse(self, status, problem, length=0):
         """Answer with an error. ``length`` bytes are read and dropped, for some seconds: a browser
@@ -194,6 +204,8 @@ class Visitor(BaseHTTPRequestHandler):
             self.begin(200, "application/x-ndjson")
             try:
                 found, copy = self.look(path)
+                if not copy:
+                    return self.tell(**found)
                 with open(copy, "rb") as file:
                     self.tell(**found, bytes=copy.stat().st_size)
                     shutil.copyfileobj(file, self.wfile)
@@ -232,7 +244,7 @@ class Visitor(BaseHTTPRequestHandler):
             return {"error": reason_of(error)}
 
     def look(self, path):
-        """What is found in a file, and the path of its marked copy."""
+        """What is found in a file, and the path of its marked copy, or None."""
         with self.turn(self.server.photos), suppress(PIL.UnidentifiedImageError):
             return photo(self.server.model, path)
         with self.turn(self.server.videos):
@@ -272,8 +284,8 @@ def about(model):
 
 
 def photo(model, path):
-    """The faces in the image ``path``, as of faces(), and the path of its marked copy.
-    PIL.UnidentifiedImageError if the file may hold a video instead."""
+    """The faces in the image ``path``, as of faces(), and the path of its marked copy, None if it
+    can't be written. PIL.UnidentifiedImageError if the file may hold a video instead."""
     notes = []
     pixels = media.read_image(path, notes.append)
     found, marks = faces(model, pixels), []
@@ -282,18 +294,24 @@ def photo(model, path):
         number = f"#{face['face']}  " * (len(found) > 1)
         box = [face[side] for side in SIDES]
         marks.append((box, number + sentence(face, model)))
-    image, copy = mark(pixels, marks), path.with_name("marked.jpg")
-    image.thumbnail((SIDE, SIDE))
-    media.write_jpeg(image, copy, quality=90)
+    copy = path.with_name("marked.jpg")
+    try:
+        image = mark(pixels, marks)
+        image.thumbnail((SIDE, SIDE))
+        media.write_jpeg(image, copy, quality=90)
+    except Exception as error:  # as a full disk; Pillow raises many kinds
+        notes.append(f"its marked copy: {reason_of(error)}")
+        copy = None
     height, width = pixels.shape[:2]
     return {"faces": found, "width": width, "height": height, "notes": notes}, copy
 
 
 def video(model, path, tell):
-    """The tracks in the video ``path``, as predict.py's, and the path of its marked copy. Calls
-    tell(done=, of=), numbers of pictures. ValueError where no picture can be decoded."""
+    """The tracks in the video ``path``, as predict.py's, and the path of its marked copy, None if
+    it can't be written. Calls tell(done=, of=), numbers of pictures. ValueError where no picture
+    can be decoded."""
     tracks, notes, copy = [], [], path.with_name("marked.mp4")
-    done, total, told = 0, 1, 0
+    done, total, told, decoded = 0, 1, 0, None
 
     def count(pictures, more):
         nonlocal done, total, told
@@ -314,10 +332,15 @@ def video(model, path, tell):
     def note(_, what):
         notes.append(what)
 
-    answer([path], Search(), model, Sink(add, fail, note, count, path_for=lambda *_: copy))
-    if not copy.exists():
+    def ended(_, frames):
+        nonlocal decoded
+        decoded = frames
+
+    sink = Sink(add, fail, note, count, ended, path_for=lambda *_: copy, copies_needed=False)
+    answer([path], Search(), model, sink)
+    if not decoded:
         raise ValueError("; ".join(notes))
-    return {"tracks": tracks, "notes": notes}, copy
+    return {"tracks": tracks, "notes": notes}, copy if copy.exists() else None
 
 
 # %% From the command line
@@ -335,11 +358,23 @@ def parse_settings(argv):
     add = parser.add_argument
     add("--run", type=Path, default=PRETRAINED, help="folder of a finished run")
     add("--host", default="127.0.0.1", help="address to listen at (127.0.0.1: this machine alone)")
+    add(
+        "--allow-origin",
+        action="append",
+        default=[],
+        metavar="URL",
+        help="address by which the browser reaches the page through a proxy or a forwarded port, "
+        "as https://NAME; may be given several times",
+    )
     add("--port", type=int, default=7860, help="0: any that is free (7860)")
     add("--cuda", type=int, default=-1, help="CUDA device number; -1: the CPU (-1)")
     args = parser.parse_args(argv)
     if not 0 <= args.port <= 65535:
         refuse(f"--port {args.port}: must be from 0 to 65535")
+    args.allow_origin = [origin.lower().rstrip("/") for origin in args.allow_origin]
+    for origin in args.allow_origin:
+        if not ORIGIN.fullmatch(origin):
+            refuse(f"--allow-origin {origin}: give the page's address, as https://NAME:PORT")
     return args
 
 
@@ -367,7 +402,7 @@ def main(argv=None):
     warnings.simplefilter("ignore")  # of odd tags and palettes, which a visitor cannot mend
     numbers = end_as_on_ctrl_c("SIGINT", "SIGTERM", "SIGHUP")
     try:
-        with Server(args.host, args.port) as server:
+        with Server(args.host, args.port, args.allow_origin) as server:
             try:
                 serve(server, args)
             except KeyboardInterrupt:

@@ -145,7 +145,7 @@ def test_rows_follow_from_names(dataset, tmp_path, capsys):
     assert dict(rejected[1:]) == ages | dict.fromkeys(MISNAMED[dataset], named)
     assert rejected[1:] == sorted(rejected[1:])
     printed = capsys.readouterr().out
-    assert f"{len(written) + 6} images in {images}, 6 rejected, 1 other files" in printed
+    assert f"{len(written) + 6} images in {images}, 6 rejected, 1 other files: 1 .txt" in printed
     assert f"      2 {reason[:-2]}\n" in printed and "      4 unreadable name\n" in printed
 
 
@@ -402,7 +402,10 @@ def test_bad_input(tmp_path, capsys):
     (tmp_path / "empty" / "notes.txt").write_text("x")
     here = ("--images", images, "--out", out)
     for argv, problem in [
-        (("utk", "--images", tmp_path / "empty", "--out", out), "no .jpg, .jpeg, .png file in it"),
+        (
+            ("utk", "--images", tmp_path / "empty", "--out", out),
+            "no .jpg, .jpeg, .jfif, .png, .webp file",
+        ),
         (("utk", "--images", tmp_path / "none", "--out", out), "No such file or directory"),
         (("utk", "--images", images / os.listdir(images)[0], "--out", out), "Not a directory"),
         (("utk", *here, "--by_subject"), "do not tell who is shown"),
@@ -594,13 +597,14 @@ FACES = {  # below one folder each: the names, and the rows that they give
         "30/12_05_20_19.jpg": ("30", ""),
         "30/7_me_12.jpg": ("30", ""),
         "30/x.webp": ("30", ""),
+        "30/x.JFIF": ("30", ""),
     },
 }
 DECADES = """\
 ages   male  female  not told
 0-9       3       1         1
 20-29     0       0         2
-30-39     1       2         5
+30-39     1       2         6
 40-49     0       0         2
 50-59     0       0         1
 90-99     0       0         1
@@ -628,8 +632,8 @@ def test_faces_of_every_layout_in_one_csv(tmp_path, capsys):
     }
     printed = capsys.readouterr().out
     assert f"3 images in {above}/afad, named <age>/<111 or 112>/<file>.jpg\n" in printed
-    assert f"13 images in {above}/mine, named <age>/<file>.jpg\n" in printed
-    assert f"\n27 images in {above}, 5 rejected, 1 other files\n" in printed
+    assert f"14 images in {above}/mine, named <age>/<file>.jpg\n" in printed
+    assert f"\n28 images in {above}, 5 rejected, 1 other files: 1 .txt\n" in printed
     assert f"\n{DECADES}" in printed
     assert printed.endswith(
         f"Train with: python model-code/faces-coral.py --train_csv {out}/faces_train.csv "
@@ -673,6 +677,27 @@ def test_ages_below_a_year(tmp_path, capsys):
     assert message.endswith(f"; try make-csv.py faces --images {images}\n")
 
 
+def test_photos_that_training_cannot_read(tmp_path, capsys):
+    """By kind, of the published sets too; and where nothing else is there."""
+    images = draw(tmp_path / "images", ["25/a.webp", "25/b.jfif", "30/c.jpg"])
+    for name in ("25/d.HEIC", "25/e.heic", "30/f.avif", "30/notes.txt"):
+        (images / name).write_bytes(b"\0\0\0\x18ftypheic")
+    (images / "30" / "gone.jpg").symlink_to(tmp_path / "unplugged")
+    found, rejected = make_faces([images], tmp_path / "out", "--test_fraction", 0.4)
+    assert set(found) == {"25/a.webp", "25/b.jfif", "30/c.jpg"} and rejected == {}
+    printed = capsys.readouterr().out
+    line = next(line for line in printed.splitlines() if "other files" in line)
+    assert line.startswith(f"3 images in {images}, 0 rejected, 4 other files: 2 .heic, 1 .")
+    assert line.endswith("; convert HEIC and AVIF to JPEG") and len(line.split(", ")) == 5
+    assert f"link not followed: {images}/30/gone.jpg: leads nowhere\n" in printed
+    for name in ("25/a.webp", "25/b.jfif", "30/c.jpg", "30/notes.txt"):
+        (images / name).unlink()
+    for dataset in ("faces", "utk"):
+        message = refused(capsys, dataset, "--images", images, "--out", tmp_path / "2")
+        assert f".webp{', .bmp, .tif, .tiff' * (dataset == 'faces')} file in it (left" in message
+        assert message.endswith("(left out: 2 .heic, 1 .avif; convert HEIC and AVIF to JPEG)\n")
+
+
 def test_folder_and_name_must_agree(tmp_path):
     mine, afad = tmp_path / "mine", tmp_path / "afad"
     draw(mine, ["25/40_1_3_2017.jpg", "25/25_1_3_2017.jpg", "25/273546_01M26.jpg", "25/a.jpg"])
@@ -706,7 +731,7 @@ def test_folders_in_each_other_and_named_twice(tmp_path, capsys, monkeypatch):
         assert (found, rejected) == (expected, {})
         printed = capsys.readouterr().out
         assert "\n10 images lie in several of these folders and count once\n" in printed
-        assert f"\n15 images in {above}, 0 rejected, 0 other files\n" in printed
+        assert f"\n16 images in {above}, 0 rejected, 0 other files\n" in printed
     assert rows(tmp_path / "0" / "faces_test.csv") == rows(tmp_path / "1" / "faces_test.csv")
 
     found, _ = make_faces([utk, tmp_path / "link"], tmp_path / "linked")
@@ -767,7 +792,7 @@ def test_folders_that_cannot_be(tmp_path, capsys):
         (("faces", "--images", mine, other), f"{other}: 0 of 2 images are named as those of faces"),
         (
             ("faces", "--images", mine, tmp_path / "empty"),
-            f"{tmp_path}/empty: no .jpg, .jpeg, .png,",
+            f"{tmp_path}/empty: no .jpg, .jpeg, .jfif, .png, .webp,",
         ),
         (("faces", "--images", mine, tmp_path / "none"), "none: No such file or directory"),
         (
@@ -782,7 +807,7 @@ def test_folders_that_cannot_be(tmp_path, capsys):
         (("faces", "--images", mine, "--by_subject"), "do not tell who is shown"),
         (("utk", "--images", utk, utk), "utk has one folder"),
         (("utk", "--images", utk, "--images", mine), f"--images {utk} {mine}: utk has one folder"),
-        (("utk", "--images", mine), "9 as those of faces: use make-csv.py faces\n"),
+        (("utk", "--images", mine), "11 as those of faces: use make-csv.py faces\n"),
         (("afad", "--images", afad / "39"), f"; try make-csv.py afad --images {afad}\n"),
     ]:
         assert problem in refused(capsys, *argv, "--out", out)

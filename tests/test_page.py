@@ -1,5 +1,6 @@
 """page.py as a process of its own: what it answers, and the page in a real browser."""
 
+import errno
 import http.client
 import io
 import json
@@ -18,7 +19,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from conftest import MODEL_CODE, chromium, load
-from coral_age import answers, marked
+from coral_age import answers, marked, media
 from PIL import Image
 from test_media import two_streams
 from test_predict import (  # noqa: F401 (bare is a fixture)
@@ -344,6 +345,7 @@ def test_pages_of_other_sites(headers, server):
     headers = {name: value.format(port=server.port) for name, value in headers.items()}
     status, [line], _ = post(server, saved(FACE), **headers)
     assert status == 403 and list(line) == ["error"]
+    assert "a forwarded port with --allow-origin and the page's address" in line["error"]
     if "Host" in headers:
         for path in ("/", "/about"):
             status, _, content = request(server, "GET", path, **headers)
@@ -364,6 +366,45 @@ def test_the_page_itself(server):
     for path in ("/page.py", "/../page.py", "//etc/passwd"):
         assert request(server, "GET", path)[0] == 404
     assert not re.search(r"https?://(?!www\.w3\.org)", PAGE.with_suffix(".html").read_text())
+
+
+def test_head_and_queries(server):
+    """HEAD gets what GET gets, but the content; what follows a ? is left to the browser."""
+    for path in ("/", "/?x=1", "/about", "/about?", "/nothing"):
+        status, headers, content = request(server, "GET", path)
+        assert status == (404 if path == "/nothing" else 200) and content
+        assert request(server, "GET", path.partition("?")[0])[2] == content
+        head = request(server, "HEAD", path)
+        assert head[0] == status and head[2] == b""
+        for name in ("Content-Length", "Content-Type", "Content-Security-Policy"):
+            assert head[1][name] == headers[name]
+    assert request(server, "HEAD", "/", Host="elsewhere.example")[0] == 403
+
+
+def test_behind_a_proxy(run, tmp_path):
+    """Which passes on its own name, or replaces it, and the browser's word for where the page is
+    from; no other site's."""
+    own = "https://faces.example:8443"
+    words = (
+        "--allow-origin",
+        "HTTPS://faces.example:8443/",
+        "--allow-origin",
+        "http://other.example",
+    )
+    with serving(run, tmp_path / "temporary", *words) as server:
+        here = f"127.0.0.1:{server.port}"
+        for host in ("faces.example:8443", "faces.example", here):
+            assert request(server, "GET", "/", Host=host)[0] == 200
+            assert post(server, saved(small(0.5)), Host=host, Origin=own)[0] == 200
+        for host, origin in (
+            (here, "https://faces.example"),
+            (here, "http://faces.example:8443"),
+            (here, "https://faces.example:8443.elsewhere.example"),
+            ("elsewhere.example", own),
+            ("elsewhere.example", None),
+        ):
+            headers = {"Host": host} | ({"Origin": origin} if origin else {})
+            assert request(server, "GET", "/", **headers)[0] == 403
 
 
 def test_too_large(server):
@@ -388,6 +429,54 @@ def test_full_disk(run, tmp_path):
     with serving(run, tmp_path / "temporary", preexec_fn=limit) as server:
         assert post(server, bytes(10**7))[:2] == (507, [{"error": "File too large"}])
         assert post(server, saved(FACE))[0] == 200
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EFBIG])
+@pytest.mark.parametrize("kind", ["photo", "video"])
+def test_no_room_for_the_marked_copy(kind, code, model, tmp_path, monkeypatch):
+    """The answers are given all the same, and why there is no copy; not so of what is no video."""
+    page, path = load(PAGE), tmp_path / "upload"
+    if kind == "photo":
+        path.write_bytes(saved(FACE))
+        due, _ = page.photo(model, path)
+    else:
+        save_video(tmp_path / "film.mp4", moving(6), rate=5)
+        (tmp_path / "film.mp4").rename(path)
+        due, copy = page.video(model, path, lambda **_: None)
+        copy.unlink()
+
+    def full(*_, **__):
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(marked, "open_copy", full)
+    monkeypatch.setattr(media, "write_jpeg", full)
+    told = page.photo(model, path) if kind == "photo" else page.video(model, path, lambda **_: None)
+    note = f"its marked copy: {os.strerror(code)}"
+    assert told == (due | {"notes": [*due["notes"], note]}, None)
+    path.write_bytes(b"\0\0\0\x18ftypisom" + bytes(99))
+    with pytest.raises(ValueError):
+        page.video(model, path, lambda **_: None)
+
+
+def test_answers_without_a_copy(run, tmp_path):
+    """Over HTTP: files of up to 60 kB can be written, as the photo, but not its marked copy."""
+    resource = pytest.importorskip("resource")
+
+    def limit():
+        resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, 60_000))
+
+    large = ASTRONAUT.resize((1024, 1024))
+    file = io.BytesIO()
+    large.save(file, "JPEG", quality=20)
+    assert len(file.getvalue()) < 60_000
+    with serving(run, tmp_path / "temporary", preexec_fn=limit) as server:
+        status, [line], copy = post(server, file.getvalue())
+        assert (status, copy, line["notes"]) == (200, b"", ["its marked copy: File too large"])
+        assert len(line["faces"]) >= 1 and "bytes" not in line
+        status, _, content = request(
+            server, "POST", "/predict", file.getvalue(), Accept="application/json"
+        )
+        assert status == 200 and json.loads(content) == line
 
 
 def test_no_temporary_folder(run, tmp_path):
@@ -471,6 +560,8 @@ def test_mistakes(server, run, tmp_path, capsys):
         (["--host", "no.such.example"], 1, "--host no.such.example --port 7860: "),
         (["--port", 65536], 2, "--port 65536: must be from 0 to 65535"),
         (["--port", "x"], 2, "argument --port: "),
+        (["--allow-origin", "null"], 2, "--allow-origin null: give the page's address, as https:"),
+        (["--allow-origin", "https://a.example/faces"], 2, "--allow-origin https://a.example/fac"),
         (["--run", tmp_path / "empty", "--port", 0], 2, f"{tmp_path / 'empty'}: no run.json"),
         (["--run", run, "--port", 0, "--cuda", 999], 2, "--cuda 999: this machine has "),
     ):

@@ -1208,7 +1208,9 @@ def test_a_playlist_opens_no_other_file(name, text, bare, tmp_path, capsys):
     "words, message",
     [
         (["https://example.org/a.jpg"], "https://example.org/a.jpg: is a URL; download the file"),
-        (["file:///etc/passwd"], "is a URL"),
+        (["file:///etc/passwd"], "file:///etc/passwd: is a URL; download the file and give"),
+        (["rtsp://camera/1"], "rtsp://camera/1: is a URL; record some of it (ffmpeg -i URL -t "),
+        (["/dev/null"], "/dev/null: is a device or a pipe; record a file and give its path; page"),
         (["{here}/empty"], "{here}/empty: no image or video in this folder"),
         (["{here}/missing.jpg"], "{here}/missing.jpg: no such file or folder"),
         (["{here}/face.png", "--out={here}/full"], "--out {here}/full: holds files already"),

@@ -590,6 +590,30 @@ def test_full_disk_at_the_progress_file(fifty, uninterrupted, tmp_path):
     assert jpegs(out) == jpegs(uninterrupted[MORPH2])
 
 
+def test_kinds_of_photos(tmp_path):
+    """Read by their content, or counted by kind; so are links that lead nowhere."""
+    images, out = tmp_path / "images", tmp_path / "out"
+    images.mkdir()
+    FACE.save(images / "20_A_B_0001.jfif", "JPEG")
+    FACE.save(images / "21_A_B_0001.webp")
+    (images / "folder.jpg").mkdir()
+    for name in ("22_A_B_0001.heic", "23_A_B_0001.HEIC", "24_A_B_0001.avif"):
+        (images / name).write_bytes(b"\0\0\0\x18ftypheic")
+    (images / "25_A_B_0001.jpg").symlink_to(tmp_path / "unplugged")
+    left = "left out: 3 other files: 2 .heic, 1 .avif; 1 links that lead nowhere"
+    printed = ok(CACD, images, out)
+    assert printed.startswith(f"{images}: {left}\n2 images in {images}\n        2 written to")
+    assert sorted(path.name for path in out.glob("*.jpg")) == ["20_A_B_0001.jpg", "21_A_B_0001.jpg"]
+    for path in images.glob("2[01]*"):
+        path.unlink()
+    result = run(CACD, "--images", images, "--out", tmp_path / "other")
+    due = f"no .jpg, .jpeg, .jfif, .png, .webp file in it (subfolders are not searched; {left})\n"
+    assert (result.returncode, result.stderr) == (
+        2,
+        f"preprocess-cacd.py: error: --images {images}: {due}",
+    )
+
+
 def test_odd_names_on_an_ascii_terminal(tmp_path):
     images = tmp_path / os.fsdecode("Köpfe ".encode() + b"\xe4")
     images.mkdir()
@@ -633,7 +657,7 @@ def test_bad_folders(uninterrupted, fifty, tmp_path):
     (foreign / "20_A_Name_0000.jpg").write_text("mine")
     out = tmp_path / "out"
     for options, problem in [
-        (("--images", empty, "--out", out), "no .jpg, .jpeg, .png file in it (subfolders"),
+        (("--images", empty, "--out", out), "no .jpg, .jpeg, .jfif, .png, .webp file in"),
         (("--images", tmp_path / "none", "--out", out), "No such file or directory"),
         (("--images", mixed, "--out", out), "'1_A_1.JPG' and '1_A_1.jpg' both give '1_A_1.jpg'"),
         (("--images", fifty, "--out", foreign), "holds files not of this script; choose"),

@@ -28,9 +28,9 @@ from tqdm import tqdm
 
 sys.path.append(str(Path(__file__).resolve().parents[2] / "model-code"))
 from coral_age import media
-from coral_age.files import atomic_write, lock
+from coral_age.files import atomic_write, kinds_of, lock
 
-SUFFIXES = (".jpg", ".jpeg", ".png")
+SUFFIXES = (".jpg", ".jpeg", ".jfif", ".png", ".webp")
 # Those of the training scripts; named, as Pillow would start another program for some others (EPS).
 FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", "PPM", "JPEG2000")
 
@@ -129,16 +129,21 @@ def start(parser, args, settings, packages):
     for module, package in packages.items():
         if importlib.util.find_spec(module) is None:
             parser.error(f"{package} is not installed: {media.EXTRAS}")
-    names = sorted(
-        entry.name
-        for entry in os.scandir(args.images)
-        if entry.name.lower().endswith(SUFFIXES) and entry.is_file()
-    )
+    entries = sorted(os.scandir(args.images), key=lambda entry: entry.name)
+    files = [entry.name for entry in entries if entry.is_file()]
+    names = [name for name in files if name.lower().endswith(SUFFIXES)]
+    others = [name for name in files if not name.lower().endswith(SUFFIXES)]
+    broken = [entry for entry in entries if entry.is_symlink() and not os.path.exists(entry)]
+    left = [f"{len(others)} other files: {kinds_of(others)}"] * bool(others)
+    left += [f"{len(broken)} links that lead nowhere"] * bool(broken)
+    left = f"left out: {'; '.join(left)}" * bool(left)
     if not names:
         parser.error(
             f"--images {args.images}: no {', '.join(SUFFIXES)} file in it "
-            "(subfolders are not searched)"
+            f"(subfolders are not searched{'; ' * bool(left)}{left})"
         )
+    if left:
+        print(f"{args.images}: {left}", flush=True)
     results = {}
     for name in names:
         if (other := results.setdefault(result_name(name), name)) != name:

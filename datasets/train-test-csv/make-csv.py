@@ -34,7 +34,7 @@ from PIL import ExifTags, Image, UnidentifiedImageError
 from tqdm import tqdm
 
 sys.path.append(str(Path(__file__).resolve().parents[2] / "model-code"))
-from coral_age.files import MODEL_CODE, atomic_write
+from coral_age.files import MODEL_CODE, atomic_write, kinds_of
 
 AGES = {"afad": (15, 40), "cacd": (14, 62), "morph2": (16, 70), "utk": (21, 60), "faces": (0, 100)}
 
@@ -65,8 +65,9 @@ COLUMNS = {
     "utk": ["", "file", "age"],
     "faces": ["file", "age", "gender"],
 }
-SUFFIXES = (".jpg", ".jpeg", ".png")
-FACES_SUFFIXES = (*SUFFIXES, ".webp", ".bmp", ".tif", ".tiff")  # the published sets have none
+SUFFIXES = (".jpg", ".jpeg", ".jfif", ".png", ".webp")
+FACES_SUFFIXES = (*SUFFIXES, ".bmp", ".tif", ".tiff")  # the published sets have none
+UNREAD = (".heic", ".heif", ".hif", ".avif")  # photos that the training scripts can't read
 # Those of the training scripts; named, as Pillow would start another program for some others (EPS).
 FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", "PPM", "JPEG2000")
 PARTS = ("train", "valid", "test")
@@ -102,10 +103,10 @@ def image_paths(folder, suffixes=SUFFIXES):
             starts += filter(os.path.islink, inner)
             for name in files:
                 path = Path(parent) / name
-                if name.lower().endswith(suffixes):
-                    images[path.relative_to(folder).as_posix()] = os.path.join(real, name)
-                elif path.is_symlink() and not path.exists():
+                if path.is_symlink() and not path.exists():
                     skipped.append(f"{path}: leads nowhere")
+                elif name.lower().endswith(suffixes):
+                    images[path.relative_to(folder).as_posix()] = os.path.join(real, name)
                 else:
                     others.add(os.path.join(real, name))
     return {path: images[path] for path in sorted(images, key=name_order)}, others, skipped
@@ -116,6 +117,12 @@ def is_dated(folder):
     it by number are months and days, no ages."""
     path = Path(os.path.abspath(folder)).as_posix()
     return bool(re.search(r"/(19|20)[0-9]{2}([-_. /]?[0-9]{1,2})*$", path))
+
+
+def advice_for(others):
+    """What to do with files that are no images here, if they are photos all the same."""
+    unread = any(path.lower().endswith(UNREAD) for path in others)
+    return "; convert HEIC and AVIF to JPEG" * unread
 
 
 def layout_of(dataset, folder, paths):
@@ -203,7 +210,7 @@ def read_folders(dataset, folders):
     """What the images below the folders are called, each image once.
 
     Returns the folder that their names start at, ``{file: what read_name says}`` of those that have
-    a label, ``{file: reason}`` of the others and the number of other files. Raises OSError if a
+    a label, ``{file: reason}`` of the others and the paths of other files. Raises OSError if a
     folder cannot be listed, ValueError if one is not laid out as the data set.
     """
     root = folders[0]
@@ -214,7 +221,8 @@ def read_folders(dataset, folders):
     for folder in folders:
         images, rest, skipped = image_paths(folder, suffixes)
         if not images:
-            raise ValueError(f"{folder}: no {', '.join(suffixes)} file in it")
+            left = f" (left out: {kinds_of(rest)}{advice_for(rest)})" * bool(rest)
+            raise ValueError(f"{folder}: no {', '.join(suffixes)} file in it{left}")
         layout = layout_of(dataset, folder, list(images))
         if dataset == "faces":
             print(f"{len(images)} images in {folder}, named {FORMS[layout]}")
@@ -237,7 +245,7 @@ def read_folders(dataset, folders):
         print(f"{count - len(found)} images lie in several of these folders and count once")
     found = sorted(found.values(), key=lambda entry: name_order(entry[0]))
     told = {file: told for file, told, _ in found if told}
-    return root, told, {file: why for file, _, why in found if why}, len(others)
+    return root, told, {file: why for file, _, why in found if why}, others
 
 
 def lies_on_its_side(image):
@@ -517,7 +525,8 @@ def scripts_for(dataset):
 def report(root, digests, reasons, others):
     """Print how many images were found, and how many were rejected for which kind of reason."""
     count = len(digests) + len(reasons)
-    print(f"{count} images in {root}, {len(reasons)} rejected, {others} other files")
+    left = f": {kinds_of(others)}{advice_for(others)}" * bool(others)
+    print(f"{count} images in {root}, {len(reasons)} rejected, {len(others)} other files{left}")
     kinds = pd.Series(reasons.values(), dtype=object).str.split(":").str[0].value_counts()
     for kind, number in kinds.items():
         print(f"  {number:7d} {kind}")

@@ -40,6 +40,7 @@ class Sink:
     # done(source, frames): all has been told of an input, a video with so many frames, or None
     done: Callable = lambda source, frames: None
     path_for: Callable | None = None  # path_for(source, suffix): that of its marked copy, if any
+    copies_needed: bool = True  # a full disk, on which no copy can be written, ends the work
 
 
 def answer(paths, search, model, sink, batch_size=16):

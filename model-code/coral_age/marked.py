@@ -150,7 +150,7 @@ def write_copy(picture, marks, sink):
     except Exception as error:  # Pillow and FFmpeg raise many kinds
         if copy:
             drop_copy(copy)
-        if is_full(error):  # then nothing else can be written either
+        if is_full(error) and sink.copies_needed:  # then nothing else can be written either
             raise
         sink.fail(picture.source, error, "its marked copy: ")
 
@@ -163,7 +163,7 @@ def end_copy(source, clip, sink):
             clip.copy.output.close()
         except Exception as error:
             drop_copy(clip.copy)
-            if is_full(error):
+            if is_full(error) and sink.copies_needed:
                 raise
             sink.fail(source, error, "its marked copy: ")
         else:

@@ -8,6 +8,7 @@ import contextlib
 import io
 import math
 import os
+import re
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -54,7 +55,11 @@ def find_files(words, out):
         if not word:
             raise ValueError("an INPUT is empty; give a file or a folder")
         if "://" in word:
-            raise ValueError(f"{word}: is a URL; download the file and give its path")
+            live = not re.match("(https?|ftps?|file)://", word.lower())
+            how = (
+                "record some of it (ffmpeg -i URL -t 60 clip.mp4)" if live else "download the file"
+            )
+            raise ValueError(f"{word}: is a URL; {how} and give its path")
         if os.path.isdir(path):
             here, skipped = [], {}
             walked = walk(path, here.append, skipped)
@@ -76,8 +81,11 @@ def find_files(words, out):
                 )
             lines += [f"{word}: {line}" for line in told]
             files += found
-        elif not os.path.isfile(path):
+        elif not os.path.exists(path):
             raise ValueError(f"{word}: no such file or folder")
+        elif not os.path.isfile(path):
+            how = "record a file and give its path; page.py takes photos from a camera"
+            raise ValueError(f"{word}: is a device or a pipe; {how}")
         elif out in path.resolve().parents:
             raise ValueError(f"{word}: lies in --out {out}; {another}")
         else:

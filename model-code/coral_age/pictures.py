@@ -300,8 +300,9 @@ def faces(model, images, **changed):
     predictions.csv (box in pixels, ages in years), and ``age_probas``, the probabilities of all
     ages that the model knows.
 
-    images: a path, the bytes of a file, a PIL image, or uint8 (height, width, 3) in RGB. model: of
-    load(). ``changed``: crops=True for an image that is a face as a whole, min_score, megapixels.
+    images: a path, the bytes of a file, a PIL image, or uint8 (height, width, 3) in RGB; OpenCV's
+    pictures are BGR, so give pixels[..., ::-1]. model: of load(). ``changed``: crops=True for an
+    image that is a face as a whole, min_score, megapixels.
     ValueError, OSError, or what Pillow raises, where there is no image.
 
     Of several images, in a list or whatever yields them, a generator of such lists, in their order;
