@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import ROOT, load
-from coral_age import marked, media
+from coral_age import hdr, marked, media
 from coral_age.tracks import Clip
 from PIL import Image, ImageEnhance, ImageOps
 from test_predict import (  # noqa: F401 (bare is a fixture)
@@ -588,3 +588,135 @@ def test_a_flash_ends_no_track(bare, tmp_path, capsys):  # noqa: F811
     save_video(tmp_path / "film.mp4", pictures)
     code, rows, _, err = answers(bare, tmp_path, capsys, tmp_path / "film.mp4")
     assert code == 0 and err == [] and [row["frames"] for row in split(rows)[1]] == ["20"]
+
+
+def test_brief_tracks_are_left_out(bare, tmp_path, capsys):  # noqa: F811
+    """One of 4 frames at 30 a second beside one that stays; alone it would be told."""
+    pictures = moving(30, size=(300, 128))
+    for picture in pictures[8:12]:
+        picture.paste(small(0.5, mirrored=True), (172, 0))
+    for some, due in ((pictures, [("1", "30")]), (pictures[8:12], [("1", "4"), ("2", "4")])):
+        save_video(tmp_path / "film.mp4", some)
+        code, rows, _, err = answers(bare, tmp_path, capsys, tmp_path / "film.mp4", "--no_draw")
+        frames, tracks = split(rows)
+        assert code == 0 and len(frames) == len(some) + 4 * (len(some) == 30) + 4 * (len(some) == 4)
+        assert [(row["face"], row["frames"]) for row in tracks] == due
+        what = "1 tracks shorter than 0.25 s left out; the rows of their frames are there"
+        expected = [f"predict.py: warning: {tmp_path / 'film.mp4'}: {what}"]
+        assert err == (expected if len(some) == 30 else [])
+
+
+# ---- Interlaced
+
+
+@pytest.mark.parametrize("progressive", [False, True])
+def test_interlaced_frames(progressive, tmp_path):
+    """Of two fields of a face that moves by 6 pixels from one to the next: as in one of them."""
+    fields = [np.asarray(picture) for picture in moving(12, step=6)]
+    path = tmp_path / "film.mp4"
+    with av.open(path, "w") as container:
+        stream = container.add_stream("libx264", 25)
+        stream.width, stream.height, stream.pix_fmt = 200, 128, "yuv420p"
+        stream.options = {"crf": "10"} | ({} if progressive else {"x264-params": "tff=1"})
+        for first, second in zip(fields[::2], fields[1::2], strict=True):
+            woven = first.copy()
+            woven[1::2] = first[1::2] if progressive else second[1::2]
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(woven)))
+        container.mux(stream.encode())
+    with av.open(path) as container:
+        plain = list(container.decode(video=0))
+    assert {frame.interlaced_frame for frame in plain} == {not progressive}
+    found = list(media.read_video(path, Clip(), pytest.fail))
+    assert [seconds for seconds, _ in found] == pytest.approx([n / 25 for n in range(6)])
+    for number, ((_, pixels), frame) in enumerate(zip(found, plain, strict=True)):
+        untouched = frame.to_ndarray(format="rgb24")
+        far = [
+            min(np.abs(some - due.astype(float)).mean() for due in fields[2 * number :][:2])
+            for some in (pixels, untouched)
+        ]
+        assert far[0] < 5 and (far[1] > 10 or progressive)
+        assert np.array_equal(untouched, pixels) or not progressive
+
+
+# ---- JPEGs one after the other
+
+
+def test_a_recording_of_jpegs_is_a_video(bare, tmp_path, capsys):  # noqa: F811
+    """But a photo with a smaller picture behind it, or in it, is one."""
+    empty, path = tmp_path / "empty.jpg", tmp_path / "film.mjpeg"
+    Image.new("RGB", (128, 128), GREY).save(empty)
+    small(0.5).save(tmp_path / "face.jpg")
+    face = (tmp_path / "face.jpg").read_bytes()
+    path.write_bytes(empty.read_bytes() + face + face)
+    code, rows, _, err = answers(bare, tmp_path, capsys, tmp_path)
+    assert code == 0 and err == []
+    film = [row for row in rows if row["source"] == str(path)]
+    assert [(row["kind"], row["frame"]) for row in film] == [
+        ("frame", "1"), ("frame", "2"), ("track", "1"),
+    ]  # fmt: skip
+    assert near(film[0], PLACE / 2)
+
+    small(0.25).save(tmp_path / "gain.jpg")
+    exif = Image.Exif()
+    exif[0x010E] = face.decode("latin-1")  # as a thumbnail would lie in it
+    small(0.5).save(tmp_path / "with.jpg", exif=exif)
+    for content in (
+        face + (tmp_path / "gain.jpg").read_bytes(),
+        (tmp_path / "with.jpg").read_bytes(),
+    ):
+        path.write_bytes(content)
+        _, rows, _, _ = answers(bare, tmp_path, capsys, path)
+        assert [row["kind"] for row in rows] == ["image"]
+
+
+# ---- High dynamic range
+
+
+def test_light_of_signals_of_high_dynamic_range():
+    """Tables of BT.2408: white paper, 203 cd/m2, is 58 % of PQ and 75 % of HLG."""
+    grey = np.array([[0.58] * 3, [0.75] * 3])
+    assert hdr.light_of(grey[0], hdr.PQ) == pytest.approx([203] * 3, rel=0.01)
+    assert hdr.light_of(grey[1], hdr.HLG) == pytest.approx([203] * 3, rel=0.01)
+    assert hdr.light_of(np.ones(3), hdr.PQ) == pytest.approx([10_000] * 3)
+    assert hdr.light_of(np.ones(3), hdr.HLG) == pytest.approx([1000] * 3, rel=1e-3)
+
+
+def signal_of(light, transfer):
+    """The signal of light in cd/m2: BT.2100, inverse EOTF of PQ, inverse OOTF and OETF of HLG."""
+    if transfer == hdr.PQ:
+        y = (light / 10_000) ** 0.1593017578125
+        return ((0.8359375 + 18.8515625 * y) / (1 + 18.6875 * y)) ** 78.84375
+    luminance = (light @ [0.2627, 0.6780, 0.0593] / 1000)[..., None].clip(1e-9)
+    scene = light / 1000 * luminance ** (1 / 1.2 - 1)
+    high = 0.17883277 * np.log((12 * scene - 0.28466892).clip(1e-9)) + 0.55991073
+    return np.where(scene <= 1 / 12, np.sqrt(3 * scene), high)
+
+
+@pytest.mark.parametrize("transfer", [16, 18])
+def test_videos_of_high_dynamic_range(transfer, tmp_path):
+    """A film whose brightest is at 70 % of white looks as its twin in sRGB."""
+    twin = np.asarray(small(0.5)) * 0.85
+    light = twin / 255
+    light = 203 * np.where(light <= 0.04045, light / 12.92, ((light + 0.055) / 1.055) ** 2.4)
+    wide = np.maximum(light @ np.linalg.inv(hdr.TO_BT709).T, 0)
+    red, green, blue = np.moveaxis(signal_of(wide, transfer), -1, 0)
+    luma = 0.2627 * red + 0.6780 * green + 0.0593 * blue
+    planes = [64 + 876 * luma, 512 + 896 * (blue - luma) / 1.8814]
+    planes.append(512 + 896 * (red - luma) / 1.4746)
+    planes[1:] = [plane.reshape(64, 2, 64, 2).mean((1, 3)) for plane in planes[1:]]
+    flat = np.concatenate([plane.ravel() for plane in planes]).round().astype(np.uint16)
+    path = tmp_path / "film.mp4"
+    with av.open(path, "w") as container:
+        stream = container.add_stream("libx264", 30)
+        stream.width, stream.height, stream.pix_fmt = 128, 128, "yuv420p10le"
+        stream.options = {
+            "crf": "8",
+            "x264-params": f"colorprim=9:transfer={transfer}:colormatrix=9",
+        }
+        for name, value in (("color_trc", transfer), ("color_primaries", 9), ("colorspace", 9)):
+            setattr(stream.codec_context, name, value)
+        frame = av.VideoFrame.from_ndarray(flat.reshape(192, 128), format="yuv420p10le")
+        container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    [(_, pixels)] = media.read_video(path, Clip(), pytest.fail)
+    assert np.abs(pixels - twin).mean() < 6

@@ -1,7 +1,6 @@
 """Files with images and videos, answered for one after the other: their rows and marked copies."""
 
 import functools
-import math
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -23,7 +22,7 @@ from coral_age.pictures import (
     outside_error,
     unused_boxes,
 )
-from coral_age.tracks import Clip, ended_tracks, expected_box
+from coral_age.tracks import BRIEF, Clip, expected_box, last_tracks
 
 HELD = 2**26  # bytes of pictures that wait for a batch to be full
 
@@ -137,8 +136,11 @@ def finish(pictures, model, sink, batch_size):
             if clip and clip.outside:
                 sink.fail(picture.source, outside_error(clip.outside, clip.size))
             if clip:
-                if rows := ended_tracks(clip, math.inf, picture.source, model):
+                if rows := last_tracks(clip, picture.source, model):
                     sink.add(picture.source, rows)
+                if clip.left_out:
+                    what = f"{clip.left_out} tracks shorter than {BRIEF} s left out"
+                    sink.note(picture.source, f"{what}; the rows of their frames are there")
                 end_copy(picture.source, clip, sink)
             sink.done(picture.source, picture.number or None)
         else:

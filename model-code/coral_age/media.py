@@ -9,12 +9,14 @@ import io
 import math
 import os
 import re
+from fractions import Fraction
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import PIL.Image
 
+from coral_age import hdr
 from coral_age.errors import EXTRAS
 from coral_age.files import atomic_write, kinds_of
 
@@ -22,6 +24,7 @@ from coral_age.files import atomic_write, kinds_of
 FORMATS = ["JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", "PPM", "JPEG2000", "AVIF", "HEIF"]
 HEIC = ".heic .heif .hif".split()
 VIDEOS = ".mp4 .m4v .mov .avi .mkv .webm .mpg .mpeg .ts .mts .m2ts .wmv .flv .3gp .ogv".split()
+VIDEOS += [".mjpeg", ".mjpg"]
 
 # Brands of ISO base media files that hold images (ISO/IEC 23008-12); FFmpeg shows of an image that
 # is made of tiles the first tile.
@@ -129,6 +132,8 @@ def read_image(path, warn, turn=True):
     # not by its name: Pillow would map an uncompressed TIFF, and turn what it maps wrongly
     limit = PIL.Image.MAX_IMAGE_PIXELS or math.inf  # a program may have lifted it
     with io.BytesIO(path) if isinstance(path, bytes) else open(path, "rb") as file:
+        if is_recording(file):
+            raise PIL.UnidentifiedImageError("a recording")
         begin = file.read(12)
         if begin[4:8] == b"ftyp" and begin[8:] in BRANDS:
             register_heic()
@@ -142,6 +147,29 @@ def read_image(path, warn, turn=True):
             if count > 1 and image.format != "MPO":  # the others of which are previews and the like
                 warn(f"only the first of {count} pictures in it")
             return np.asarray(as_rgb(image, turn))
+
+
+def is_recording(file):
+    """Is it of JPEGs of one size, one right after the other? Photos have others too, but smaller
+    (gain maps), and Pillow takes for MPO what tells them. A thumbnail lies in a segment."""
+    content = file.read(3)
+    if content == b"\xff\xd8\xff":
+        content += file.read(2**26)
+    file.seek(0)
+    place = 2
+    while content[place : place + 1] == b"\xff" and content[place + 1 : place + 2] != b"\xda":
+        place += 2 + int.from_bytes(content[place + 2 : place + 4])
+    end = content.find(b"\xff\xd9\xff\xd8\xff", place)
+    if end < 0 or content[:3] != b"\xff\xd8\xff":
+        return False
+    try:
+        with (
+            PIL.Image.open(io.BytesIO(content), formats=["JPEG"]) as first,
+            PIL.Image.open(io.BytesIO(content[end + 2 :]), formats=["JPEG"]) as second,
+        ):
+            return first.format == "JPEG" and first.size == second.size
+    except Exception:  # Pillow raises many kinds on damaged files
+        return False
 
 
 def register_heic():
@@ -186,7 +214,6 @@ def read_video(path, clip, warn):
     decoded, as a player shows them. The namespace ``clip`` gets the frame rate, the number of
     frames, 0 if unknown, and whether there is sound; ``warn`` is called with what is left out.
     ValueError if there is nothing, or some of it was damaged."""
-    import av
 
     with VideoFile(path) as file, open_video(file) as container:
         stream = best_stream(container, warn)
@@ -194,23 +221,80 @@ def read_video(path, clip, warn):
         stream.codec_context.options = {"max_pixels": str(limit)}
         clip.rate = float(stream.average_rate or 30)  # a type of its own since PyAV 19
         clip.length, clip.sound = stream.frames, bool(container.streams.audio)
-        clock = SimpleNamespace(pts=-math.inf, dts=-math.inf, faults=0, seconds=-math.inf, shift=0)
-        start, number, damaged = None, 0, 0
-        for packet in container.demux(stream):
-            try:
-                frames = packet.decode()
-            except av.FFmpegError:
-                damaged += 1
-                continue
-            for frame in frames:
-                seconds = time_of(frame, number, clip.rate, clock)
-                start, number = seconds if start is None else start, number + 1
-                damaged += frame.is_corrupt
-                yield seconds - start, shown(frame, stream.sample_aspect_ratio)
-    if not number:
+        count = SimpleNamespace(frames=0, damaged=0)
+        for seconds, frame in deinterlaced(decoded(container, stream, clip.rate, count)):
+            yield seconds, shown(frame, stream.sample_aspect_ratio)
+    if not count.frames:
         raise ValueError("no picture in it can be decoded")
-    if damaged:
-        raise ValueError(f"{damaged} damaged parts; {number} frames could be decoded")
+    if count.damaged:
+        frames = f"{count.frames} frames could be decoded"
+        raise ValueError(f"{count.damaged} damaged parts; {frames}")
+
+
+def decoded(container, stream, rate, count):
+    """Yield (seconds from the first frame, frame) of a stream; the frames, and the damaged parts,
+    are counted."""
+    import av
+
+    clock = SimpleNamespace(pts=-math.inf, dts=-math.inf, faults=0, seconds=-math.inf, shift=0)
+    start = None
+    for packet in container.demux(stream):
+        try:
+            frames = packet.decode()
+        except av.FFmpegError:
+            count.damaged += 1
+            continue
+        for frame in frames:
+            seconds = time_of(frame, count.frames, rate, clock)
+            start = seconds if start is None else start
+            count.frames += 1
+            count.damaged += frame.is_corrupt
+            yield seconds - start, frame
+
+
+def deinterlaced(frames):
+    """The (seconds, frame) of a video; those that say that they are interlaced, of two fields a
+    part of a second apart, with the lines of the first one, and others made from it and the frames
+    before and after by FFmpeg's filter bwdif."""
+    graph, kind, times = None, None, collections.deque()
+    for seconds, frame in frames:
+        if graph and kind != (frame.width, frame.height, frame.format.name):
+            yield from filtered(graph, None, times)
+            graph = None
+        if not graph and frame.interlaced_frame:
+            graph, kind = deinterlacer(frame), (frame.width, frame.height, frame.format.name)
+        if graph:
+            times.append(seconds)
+            yield from filtered(graph, frame, times)
+        else:
+            yield seconds, frame
+    if graph:
+        yield from filtered(graph, None, times)
+
+
+def deinterlacer(frame):
+    """A graph of filters for frames like this one; those that are not interlaced pass it."""
+    import av
+
+    graph = av.filter.Graph()
+    names = {"width": frame.width, "height": frame.height, "format": frame.format}
+    source = graph.add_buffer(**names, time_base=frame.time_base or Fraction(1, 90_000))
+    graph.link_nodes(
+        source, graph.add("bwdif", "mode=send_frame:deint=interlaced"), graph.add("buffersink")
+    ).configure()
+    return graph
+
+
+def filtered(graph, frame, times):
+    """Push a frame, or None at the end, and yield the frames that the graph gives for it, each at
+    the first of the ``times``."""
+    import av
+
+    graph.vpush(frame)
+    with contextlib.suppress(av.BlockingIOError, av.EOFError):
+        while True:
+            now = graph.vpull()
+            yield times.popleft(), now
 
 
 class VideoFile(io.FileIO):
@@ -229,8 +313,9 @@ def open_video(file):
     import av
 
     av.logging.set_level(av.logging.PANIC)  # PyAV 17 prints what FFmpeg says of damage, 18 does not
+    kind = "mjpeg" if is_recording(file) else None
     try:
-        return av.open(file, options={"protocol_whitelist": ""})
+        return av.open(file, format=kind, options={"protocol_whitelist": ""})
     except av.InvalidDataError:
         message = "neither an image nor a video, or too damaged (invalid data)"
         raise ValueError(message) from None
@@ -284,6 +369,7 @@ def shown(frame, aspect):
     elif 1 / 5 < aspect < 1:
         height = round(height / aspect)
     pixels = frame.reformat(width, height, "rgb24").to_ndarray()
+    pixels = hdr.as_standard(pixels, frame.color_trc)
     try:
         matrix = frame.side_data.get("DISPLAYMATRIX")
     except ValueError:  # PyAV does not know all kinds of data beside a frame

@@ -15,6 +15,7 @@ from coral_age.marked import Copy
 OVERLAP = 0.3  # of two boxes, their intersection by their union, to be the same face a frame later
 HIDDEN = 0.2  # seconds without a face after which its last place alone does not tell the next
 PATIENCE = 1.0  # seconds for which a track waits for its face to be found again
+BRIEF = 0.25  # seconds: what is seen for less, and not when all is searched anew, may be no face
 
 # detect.likeness() of a face in two pictures of a video, below which it is another one's. Of pairs
 # of 120 faces of FairFace 99 % have less, of 60 of them turned, sheared and lit anew 98 % more.
@@ -42,6 +43,9 @@ class Clip:
     shown: list = field(default_factory=list)  # (track, text) of what is marked
     outside: list = field(default_factory=list)  # (frame, box) of the user's outside the picture
     size: tuple = ()  # of that, in pixels
+    brief: list = field(default_factory=list)  # rows of tracks shorter than BRIEF, while there are
+    longer: bool = False  # no longer ones,
+    left_out: int = 0  # and the number of those that are left out
     copy: Copy = field(default_factory=Copy)
 
 
@@ -62,11 +66,16 @@ def expected_box(track, seconds):
     return (*(centre - half).tolist(), *(centre + half).tolist())
 
 
-def patience(clip):
-    """Seconds for which a track waits: PATIENCE, more where pictures come more seldom."""
+def usual_gap(clip):
+    """Seconds from one picture that is looked at to the next."""
     times = list(clip.looks)
     gaps = [after - before for before, after in zip(times, times[1:], strict=False)]
-    return max(PATIENCE, 2 * statistics.median(gaps) if gaps else 0)
+    return statistics.median(gaps) if gaps else 0
+
+
+def patience(clip):
+    """Seconds for which a track waits: PATIENCE, more where pictures come more seldom."""
+    return max(PATIENCE, 2 * usual_gap(clip))
 
 
 def note_cut(clip, pixels, seconds):
@@ -146,8 +155,8 @@ def mean_estimate(track, model):
 
 def ended_tracks(clip, before, source, model):
     """Summary rows of the tracks whose face was last found before the time ``before``, which end
-    with that."""
-    rows = []
+    with that. Those shorter than BRIEF are kept back."""
+    rows, gap = [], usual_gap(clip)
     for track in [track for track in clip.tracks.values() if track.until < before]:
         del clip.tracks[track.face]
         row = {"source": source, "kind": "track", "frame": track.frame}
@@ -155,5 +164,16 @@ def ended_tracks(clip, before, source, model):
         row |= {"face": track.face, "frames": track.frames}
         if track.score is not None:
             row["score"] = round(track.score / track.frames, 4)
-        rows.append(row | mean_estimate(track, model))
+        row |= mean_estimate(track, model)
+        brief = track.until - track.seconds + gap < BRIEF - 1e-6
+        (clip.brief if brief else rows).append(row)
+    clip.longer = clip.longer or bool(rows)
+    if clip.longer:
+        clip.left_out += len(clip.brief)
+        clip.brief = []
     return rows
+
+
+def last_tracks(clip, source, model):
+    """ended_tracks() at the end of a video; the brief ones if there are no others."""
+    return ended_tracks(clip, math.inf, source, model) or clip.brief
