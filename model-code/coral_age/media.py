@@ -4,6 +4,7 @@ Pillow reads images, with pi-heif, if it is there, HEIC too; PyAV reads videos. 
 raises ValueError, which says why, or what those libraries raise.
 """
 
+import collections
 import contextlib
 import io
 import math
