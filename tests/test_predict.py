@@ -763,7 +763,7 @@ def test_one_box_of_a_video_outside_the_picture(bare, tmp_path, capsys):
     save_video(film, moving(4))
     small(0.5).save(photo)
     lines = [f"{film},{number},43,29,87,89" for number in (0, 2, 3, 3, 4, 9)]
-    lines += [f"{film},1,900,900,990,990", f"{film},2,900,900,990,990", f"{tmp_path},0,1,1,2,2"]
+    lines += [f"{film},1,900,900,990,990", f"{film},2,900,900,990,990", f"{tmp_path},0,1,1,30,30"]
     lines += [f"{photo},0,43,29,87,89", f"{photo},0,128,0,140,20", f"{photo},1,43,29,87,89"]
     (tmp_path / "boxes.csv").write_text("\n".join(["source,frame,left,top,right,bottom", *lines]))
     words = ["--boxes", tmp_path / "boxes.csv", "--out", tmp_path / "out"]
@@ -954,7 +954,8 @@ def test_means_over_a_track(bare, tmp_path, monkeypatch):
         assert float(row["interval_probability"]) == pytest.approx(held, abs=2e-4)
         male = males / count
         assert float(row["gender_probability"]) == pytest.approx(max(male, 1 - male), abs=2e-4)
-    assert max(singles) - min(singles) > 0.01  # else any of them would do as the mean
+    # else any of them would do as the mean; on some processors it is 0.009, 45 times the tolerance
+    assert max(singles) - min(singles) > 0.005
     assert (track["frames"], track["gender_probability"]) == ("4", frames[-1]["gender_probability"])
     assert len(read_video(out / "clip.mp4")[0]) == 12
 
