@@ -29,7 +29,7 @@ SAMPLE = ROOT / "datasets" / "sample"
 
 # Age of a crop framed as the training photos, without torch.
 README = (ROOT / "model-code" / "README.md").read_text()
-SNIPPET = re.search(r"```python\n(.*?)```", README, re.S)[1]
+SNIPPET = re.search(r"```python\n(import numpy.*?)```", README, re.S)[1]
 
 
 def make_run(folder, name, size, gender=0, **views):

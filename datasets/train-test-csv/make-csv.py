@@ -36,6 +36,9 @@ from tqdm import tqdm
 sys.path.append(str(Path(__file__).resolve().parents[2] / "model-code"))
 from coral_age.files import MODEL_CODE, atomic_write, kinds_of
 
+# with pyarrow, where it is installed, a file name that is no UTF-8 could not be held
+pd.set_option("mode.string_storage", "python")
+
 AGES = {"afad": (15, 40), "cacd": (14, 62), "morph2": (16, 70), "utk": (21, 60), "faces": (0, 100)}
 
 # Paths below --images. UTKFace has names that lack a field, and a blank or no dot after the time.
