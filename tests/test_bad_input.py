@@ -233,7 +233,8 @@ def said(module, table, tmp_path, capsys, *options):
     "" if it has no objection."""
     table = table.rename(columns={"Unnamed: 0": ""})
     table.to_csv(tmp_path / "rows.csv", index=False)
-    args = module.parse_settings(["--outpath=unused", *options])
+    images = f"--image_path={sample(module) / 'images'}"
+    args = module.parse_settings(["--outpath=unused", images, *options])
     capsys.readouterr()
     code = None
     try:
