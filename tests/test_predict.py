@@ -29,7 +29,7 @@ from conftest import ROOT, load
 from coral_age import answers, detect, errors, files, labels, marked, media, pictures, runs
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image, ImageOps
+from PIL import Image, ImageEnhance, ImageOps
 
 LOSSES = "ce", "coral", "ordinal"
 av = pytest.importorskip("av")
@@ -929,7 +929,11 @@ def test_means_over_a_track(bare, tmp_path, monkeypatch):
     """What is said in a frame comes from the mean over the frames so far, so that it settles; with
     --every 3 of every third frame, and the copy has them all."""
     clip, out = tmp_path / "clip.mp4", tmp_path / "out"
-    save_video(clip, moving(12, step=3), rate=10)
+    pictures = [  # it gets darker, so that the answers differ
+        ImageEnhance.Brightness(picture).enhance(1 - number / 18)
+        for number, picture in enumerate(moving(12, step=3))
+    ]
+    save_video(clip, pictures, rate=10)
     images, infer = [], answers.infer
     monkeypatch.setattr(
         answers, "infer", lambda new, *rest: infer(images.extend(new) or new, *rest)
@@ -954,8 +958,7 @@ def test_means_over_a_track(bare, tmp_path, monkeypatch):
         assert float(row["interval_probability"]) == pytest.approx(held, abs=2e-4)
         male = males / count
         assert float(row["gender_probability"]) == pytest.approx(max(male, 1 - male), abs=2e-4)
-    # else any of them would do as the mean; on some processors it is 0.009, 45 times the tolerance
-    assert max(singles) - min(singles) > 0.005
+    assert max(singles) - min(singles) > 0.01  # else any of them would do as the mean
     assert (track["frames"], track["gender_probability"]) == ("4", frames[-1]["gender_probability"])
     assert len(read_video(out / "clip.mp4")[0]) == 12
 

@@ -165,7 +165,6 @@ def given_faces(picture, boxes, min_score):
         return [face for face in found if detect.overlap(face.box, box)[0] >= OVERLAP]
 
     for box in map(list, dict.fromkeys(map(tuple, boxes))):
-        turned = None if picture.clip else as_shown(box, picture.path, size)
         low, high = np.array(box[:2]), np.array(box[2:])
         if (high <= 0).any() or (low >= size).any():
             picture.outside.append(box)
@@ -173,7 +172,9 @@ def given_faces(picture, boxes, min_score):
         found, points = found_at(box), detect.likely_points(box)
         if found:
             points = max(found, key=lambda face: detect.overlap(face.box, box)[0]).points
-        elif turned and found_at(turned):
+        elif (
+            not picture.clip and (turned := as_shown(box, picture.path, size)) and found_at(turned)
+        ):
             what = "no face there as the photo is shown, but in its stored pixels; turn the box"
             warn(picture.source, f"--boxes: {box}: {what} as the EXIF orientation says: {turned}")
         faces.append(SimpleNamespace(box=box, score=None, points=points))
