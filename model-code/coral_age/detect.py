@@ -25,6 +25,14 @@ MEGAPIXELS = 1.2  # a larger picture is searched in this size: 1265x949 of 4:3, 
 LONGEST = 32_000  # pixels of a side, of a picture that is next to nothing high or wide
 LARGE = 450  # pixels: parts of faces higher than that may be taken for faces, so they are
 SMALL = 0.15  # looked for in a picture of so many megapixels
+
+# A photo is looked at in half its size first: of 640 photos of four sets 85 % need no more, and of
+# their faces one is lost that is 12 pixels high, and one of 22.
+CLEAR = 32  # pixels: lower ones than that in half size, or
+HINT = 0.15  # what may be a face there, is looked for in full size
+WEAK = 0.7  # below it a face may lie on its side: 1 % of upright ones, of turned ones 60 %
+UPRIGHT = 45  # degrees: a face is upright whose mouth is so near to straight below its eyes
+
 THREADS = 1  # another thread runs the network meanwhile, on the cores that are left
 
 OVERLAP = 0.3  # of two boxes, their intersection by their union, to be one face found twice,
@@ -136,13 +144,73 @@ def find_faces(pixels, min_score=MIN_SCORE, megapixels=MEGAPIXELS):
     and y of eyes, nose tip and mouth corners, the one on the left of the face's picture first. All
     in pixels."""
     height, width = pixels.shape[:2]
-    whole, area = (0, 0, width, height), width * height / 1e6
-    scale = min((megapixels / area) ** 0.5, LONGEST / max(width, height), 1)
+    whole, scale = (0, 0, width, height), scale_of(pixels, megapixels)
     faces = find_in(pixels, whole, scale, min_score)
     if min(width, height) * scale > LARGE:
-        faces = [face for face in faces if (face.box[3] - face.box[1]) * scale <= LARGE]
-        faces += find_in(pixels, whole, (SMALL / area) ** 0.5, min_score)
+        faces = [face for face in faces if height_of(face) * scale <= LARGE]
+        faces += find_in(pixels, whole, (SMALL / (width * height / 1e6)) ** 0.5, min_score)
     return best(faces)
+
+
+def scale_of(pixels, megapixels):
+    """In which scale a picture is searched."""
+    height, width = pixels.shape[:2]
+    return min((megapixels / (width * height / 1e6)) ** 0.5, LONGEST / max(width, height), 1)
+
+
+def height_of(face):
+    return face.box[3] - face.box[1]
+
+
+def is_upright(face):
+    """Is the mouth below the eyes?"""
+    points = face.points @ (1, 1j)
+    down = points[3:].mean() - points[:2].mean()
+    return abs(np.degrees(np.angle(down / 1j))) < UPRIGHT
+
+
+def find_fast(pixels, min_score=MIN_SCORE, megapixels=MEGAPIXELS):
+    """Those of find_faces(), at a quarter of its cost where all are large and clear."""
+    height, width = pixels.shape[:2]
+    scale = scale_of(pixels, megapixels) / 2
+    faces = find_in(pixels, (0, 0, width, height), scale, min(HINT, min_score))
+    sizes = [height_of(face) * scale for face in faces]
+    large = all(CLEAR <= size <= LARGE for size in sizes)
+    if faces and large and faces[-1].score >= min_score:  # of all the lowest
+        return faces
+    return find_faces(pixels, min_score, megapixels)
+
+
+def find_in_photo(pixels, min_score=MIN_SCORE, megapixels=MEGAPIXELS):
+    """The faces of find_fast(), and 0, 90, 180 or 270: by how many degrees the photo is to be
+    turned clockwise to stand upright, as its faces tell."""
+    faces = find_fast(pixels, min_score, megapixels)
+    if faces and faces[0].score >= WEAK and is_upright(faces[0]):
+        return faces, 0
+    size, scale = np.array(pixels.shape[1::-1]), scale_of(pixels, megapixels) / 2
+    small = resized(pixels, np.maximum(np.round(size * scale), 1).astype(int).tolist())
+    sure = []
+    for quarters in range(4):
+        found = look(np.rot90(small, -quarters), min_score)
+        sure.append(sum(face.score for face in found if is_upright(face)))
+    quarters = int(np.argmax(sure))
+    if quarters:
+        turned = find_fast(np.rot90(pixels, -quarters), min_score, megapixels)
+        if turned and turned[0].score >= WEAK:
+            for face in turned:
+                face.points = turned_back(face.points, quarters, size)
+                corners = turned_back(face.box.reshape(2, 2), quarters, size)
+                face.box = np.concatenate([corners.min(axis=0), corners.max(axis=0)])
+            return turned, 90 * quarters
+    return faces, 0
+
+
+def turned_back(points, quarters, size):
+    """Where points (n, 2) of a picture are in that of (width, height) ``size`` of which it is a
+    copy, turned clockwise by so many ``quarters`` of a circle."""
+    (x, y), (width, height) = points.T, size
+    places = (x, y), (y, height - x), (width - x, height - y), (width - y, x)
+    return np.stack(places[quarters], axis=1)
 
 
 def find_again(pixels, boxes, min_score):

@@ -70,6 +70,7 @@ class Picture:
     # what look_at() adds
     looked: bool = False  # for faces
     asked: bool = False  # the network is to be
+    turn: int | None = None  # degrees clockwise: how a photo is to be turned to stand upright
     outside: list = field(default_factory=list)  # the user's boxes that are not in the picture
     boxes: list = field(default_factory=list)  # of the faces, in whole pixels
     scores: list = field(default_factory=list)
@@ -193,7 +194,8 @@ def find_faces(picture, search):
         boxes = search.boxes.get(os.path.realpath(picture.path), {}).get(picture.number, [])
         return given_faces(picture, boxes, search.min_score), True
     if not clip:
-        return detect.find_faces(pixels, search.min_score, search.megapixels), True
+        faces, picture.turn = detect.find_in_photo(pixels, search.min_score, search.megapixels)
+        return faces, True
     if picture.seconds - clip.searched < SEARCH - 1e-6 and clip.cut <= clip.searched:
         if len(clip.boxes) * detect.WINDOW**2 < pixels[..., 0].size:
             faces = detect.find_again(pixels, clip.boxes, search.min_score)
@@ -251,6 +253,9 @@ def look_at(picture, search, model):
         found = find_faces_of_video(picture, search)
     elif picture.looked:
         found, picture.asked = find_faces(picture, search)
+        if picture.turn:
+            what = f"its faces are upright if it is turned clockwise by {picture.turn} degrees"
+            warn(picture.source, f"{what}, and so they were looked at")
     if search.crops:
         images = [[PIL.Image.fromarray(pixels)] for _ in found]
     else:
@@ -268,6 +273,8 @@ def place_columns(picture, i):
     columns = dict(zip(SIDES, picture.boxes[i], strict=True))
     if picture.scores[i] is not None:
         columns["score"] = round(picture.scores[i], 4)
+    if picture.turn is not None:
+        columns["turn"] = picture.turn
     return columns
 
 
