@@ -3,12 +3,14 @@
 import io
 import itertools
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import coral_age
 import numpy as np
 import pytest
 import torch
+from coral_age import threads
 from PIL import Image
 from test_predict import FACE, GREY
 
@@ -129,3 +131,34 @@ def test_several_threads(model):
         for order, found in pool.map(ask, range(4)):
             assert all(same(faces, due[i]) for i, faces in zip(order, found, strict=True))
     assert torch.is_grad_enabled()
+
+
+def test_threads_keep_the_order():
+    """Each item by a thread that gives torch no other one, few of them ahead; an error where it
+    belongs, after which torch has its threads again."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    taken, torch_threads = [], set()
+
+    def items():
+        for number in range(20):
+            taken.append(number)
+            yield number
+
+    def work(number):
+        time.sleep(0.02 * (number % 3))
+        torch_threads.add(torch.get_num_threads())
+        if number == 9:
+            raise ValueError("the tenth")
+        return number * number
+
+    told = threads.in_order(work, items())
+    try:
+        assert [next(told) for _ in range(9)] == [n * n for n in range(9)]
+        assert len(taken) <= 9 + 3 + 2
+        with pytest.raises(ValueError, match="the tenth"):
+            next(told)
+        assert torch_threads == {1} and torch.get_num_threads() == 3
+        assert list(threads.in_order(lambda _: torch.get_num_threads(), [0])) == [3]
+    finally:
+        torch.set_num_threads(before)

@@ -205,6 +205,78 @@ def test_faces_from_24_pixels_to_the_whole_picture():
     assert face.box[2] - face.box[0] > 700
 
 
+def looked_at(monkeypatch):
+    """The shapes of the pictures that the detector is shown from now on."""
+    shapes, look = [], detect.look
+    monkeypatch.setattr(
+        detect, "look", lambda *given: shapes.append(given[0].shape) or look(*given)
+    )
+    return shapes
+
+
+def test_half_the_size_first(monkeypatch):
+    """Enough for one large face; not where a small one is beside it, nor where there is none."""
+    photo = Image.new("RGB", (1000, 800), GREY)
+    empty = np.asarray(photo)
+    photo.paste(FACE.resize((512, 512)), (400, 200))
+    large = np.asarray(photo)
+    photo.paste(FACE.resize((64, 64)), (100, 300))  # its face is 30 pixels high
+    both = np.asarray(photo)
+    shapes = looked_at(monkeypatch)
+
+    [face] = detect.find_fast(large)
+    assert shapes == [(400, 500, 3)]
+    assert np.abs(face.box - (PLACE * 2 + [400, 200] * 2)).max() < 12
+
+    shapes.clear()
+    faces = detect.find_fast(both)
+    assert shapes[:2] == [(400, 500, 3), (800, 1000, 3)]
+    assert [f.box.tolist() for f in faces] == [f.box.tolist() for f in detect.find_faces(both)]
+    assert len(faces) == 2 and detect.find_fast(empty) == []
+
+
+@pytest.mark.parametrize("quarters", [1, 2, 3])
+def test_a_photo_on_its_side_or_its_head(quarters, bare, tmp_path, capsys):
+    """The face of the upright photo, at its place in the turned one, and its answer."""
+    photo = Image.new("RGB", (500, 400), GREY)
+    photo.paste(FACE, (200, 100))
+    photo.save(tmp_path / "upright.png")
+    [due], turn = detect.find_in_photo(np.asarray(photo))
+    assert turn == 0
+    turned = np.rot90(np.asarray(photo), quarters)  # against the clock
+    Image.fromarray(turned).save(tmp_path / "turned.png")
+    [face], turn = detect.find_in_photo(turned)
+    assert (turn, face.score) == (90 * quarters, due.score)
+    for (x, y), found in zip(due.points, face.points, strict=True):
+        width, height = photo.size
+        for _ in range(quarters):
+            x, y, width, height = y, width - x, height, width
+        assert found.tolist() == pytest.approx([x, y], abs=1e-3)
+    low, high = face.box[:2], face.box[2:]
+    assert (low < face.points).all() and (face.points < high).all()
+    sides = (high - low)[:: 1 if quarters == 2 else -1]
+    assert sides.tolist() == pytest.approx((due.box[2:] - due.box[:2]).tolist(), abs=1e-3)
+
+    assert call(*bare, tmp_path, "--out", tmp_path / "out") == 0
+    printed = capsys.readouterr().err
+    two = {Path(row["source"]).stem: row for row in table(tmp_path / "out")}
+    assert (two["upright"]["turn"], two["turned"]["turn"]) == ("0", str(90 * quarters))
+    cuts = [detect.cut(np.asarray(photo), *square) for square in detect.squares(due, "utk")]
+    same = [detect.cut(turned, *square) for square in detect.squares(face, "utk")]
+    assert len(cuts) == len(same) and all(map(np.array_equal, cuts, same))
+    assert f"turned.png: its faces are upright if it is turned clockwise by {turn}" in printed
+
+
+def test_not_turned_without_a_sure_face():
+    """A face that lies in a photo in which another one stands; a picture without faces."""
+    photo = Image.new("RGB", (900, 500), GREY)
+    photo.paste(FACE, (50, 100))
+    photo.paste(FACE.rotate(90), (500, 100))
+    faces, turn = detect.find_in_photo(np.asarray(photo))
+    assert turn == 0 and max(faces, key=lambda face: face.score).box[2] < 400
+    assert detect.find_in_photo(np.full((300, 400, 3), 99, np.uint8)) == ([], 0)
+
+
 @pytest.mark.parametrize(
     ("width", "height", "scale"), [(1500, 999, 0.17), (432, 777, 0.1), (3, 3000, 0.2), (9, 8, 1.7)]
 )

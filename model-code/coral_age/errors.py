@@ -20,7 +20,7 @@ def say(line, file=None):
 
 
 def warn(*parts, program="predict.py"):
-    say(f"{program}: warning: {': '.join(parts)}", sys.stderr)
+    say(f"{program}: warning: {': '.join(filter(None, parts))}", sys.stderr)
 
 
 def refuse(message, code=2, program="predict.py"):

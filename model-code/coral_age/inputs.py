@@ -3,7 +3,6 @@
 import functools
 import os
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
 
@@ -22,6 +21,7 @@ from coral_age.pictures import (
     outside_error,
     unused_boxes,
 )
+from coral_age.threads import in_order, lists_of, side_by_side
 from coral_age.tracks import BRIEF, Clip, expected_box, last_tracks
 
 HELD = 2**26  # bytes of pictures that wait for a batch to be full
@@ -34,7 +34,7 @@ class Sink:
     # add(source, rows): those of an image, maybe none; those of a frame, or of tracks that ended
     add: Callable
     fail: Callable  # fail(source, error, what=""): what of an input went wrong
-    note: Callable  # note(source, what): what of it was left out; called by the thread that reads
+    note: Callable  # note(source, what): what of it was left out
     count: Callable  # count(done, more): pictures read, and how many more than files there are
     # done(source, frames): all has been told of an input, a video with so many frames, or None
     done: Callable = lambda source, frames: None
@@ -45,9 +45,19 @@ class Sink:
 def answer(paths, search, model, sink, batch_size=16):
     """Predict for the files ``paths``: their rows and what goes wrong in their order, to ``sink``.
     The network sees ``batch_size`` faces at once."""
-    pictures = read_inputs(paths, search, model, sink)
-    for batch in side_by_side(in_batches(pictures, batch_size)):
-        finish(batch, model, sink, batch_size)
+    given = {"search": search, "model": model, "batch_size": batch_size}
+    look = functools.partial(look_at_files, **given, keep=bool(sink.path_for))
+    paths = lists_of(paths, batch_size if search.crops else 1)  # a photo is some four images
+    for told in in_order(look, paths):
+        for picture, probas, male in told:
+            if picture.clip:
+                frames = read_frames(picture, search, model, sink)
+                for batch in side_by_side(in_batches(frames, batch_size)):
+                    for frame in infer_pictures(batch, model, batch_size):
+                        finish(*frame, model, sink)
+            else:
+                sink.count(1, 0)
+                finish(picture, probas, male, model, sink)
 
 
 def source_of(path):
@@ -65,37 +75,53 @@ def read_list(path):
     return list(dict.fromkeys(os.fsdecode(line) for line in lines if line.strip()))
 
 
-def read_inputs(paths, search, model, sink):
-    """Yield the pictures of the files ``paths``, looked at; after the last one of a video, and for
-    a file that failed, one without pixels."""
+def look_at_files(paths, search, model, batch_size, keep):
+    """infer_pictures() of the images in the files ``paths``, looked at, whose pixels are there if
+    they are to ``keep``; of what is no image, nothing but a clip."""
+    pictures = []
     for path in paths:
-        source = source_of(path)
-        clip, note, failed, frames_read = None, functools.partial(sink.note, source), None, 0
+        picture = Picture(source_of(path), path=path)
         try:
-            try:
-                # crops are turned if those were that the script has learned from
-                pixels = media.read_image(path, note, not search.crops or model.script.UPRIGHT)
-            except PIL.UnidentifiedImageError:
-                clip = Clip()
-                with closing(media.read_video(path, clip, note)) as frames:
-                    for number, (seconds, pixels) in enumerate(frames):
-                        if not number:
-                            sink.count(0, max(clip.length - 1, 0))
-                        picture = Picture(source, pixels, path, clip, number, seconds)
-                        frames_read = number + 1
-                        yield look_at(picture, search, model)
-                        sink.count(1, 0)
-            else:
-                yield look_at(Picture(source, pixels, path), search, model)
+            # crops are turned if those were that the script has learned from
+            turn = not search.crops or model.script.UPRIGHT
+            picture.pixels = media.read_image(path, picture.notes.append, turn)
+            look_at(picture, search, model)
+        except PIL.UnidentifiedImageError:
+            picture.clip = Clip()
+        except Exception as error:  # Pillow raises many kinds on damaged files
+            picture.error = error
+        if search.boxes and not picture.error and not picture.clip:
+            note_unused(picture, search, 1)
+        if not keep:
+            picture.pixels = None
+        pictures.append(picture)
+    return list(infer_pictures(pictures, model, batch_size))
+
+
+def note_unused(picture, search, frames):
+    """Put down how many of the user's boxes had no use in an input of so many ``frames``."""
+    boxes = search.boxes.get(os.path.realpath(picture.path), {})
+    if unused := unused_boxes(boxes, frames, search.every):
+        picture.notes.append(f"--boxes: not used: {unused}")
+
+
+def read_frames(video, search, model, sink):
+    """Yield the frames of a ``video``, a Picture with a clip, looked at, and then that Picture."""
+    note = functools.partial(sink.note, video.source)
+    try:
+        with closing(media.read_video(video.path, video.clip, note)) as frames:
+            for number, (seconds, pixels) in enumerate(frames):
+                if not number:
+                    sink.count(0, max(video.clip.length - 1, 0))
+                frame = Picture(video.source, pixels, video.path, video.clip, number, seconds)
+                video.number = number + 1
+                yield look_at(frame, search, model)
                 sink.count(1, 0)
-        except Exception as error:  # Pillow and FFmpeg raise many kinds on damaged files
-            failed = error
-        if search.boxes and (clip or not failed):
-            boxes = search.boxes.get(os.path.realpath(path), {})
-            if unused := unused_boxes(boxes, frames_read or 1, search.every):
-                note(f"--boxes: not used: {unused}")
-        if clip or failed:
-            yield Picture(source, path=path, clip=clip, number=frames_read, error=failed)
+    except Exception as error:  # FFmpeg raises many kinds on damaged files
+        video.error = error
+    if search.boxes:
+        note_unused(video, search, video.number or 1)
+    yield video
 
 
 def in_batches(pictures, size):
@@ -113,51 +139,47 @@ def in_batches(pictures, size):
         yield held
 
 
-def side_by_side(items):
-    """The items of a generator, each made by a second thread while the one before it is used."""
-    end = object()
-    with ThreadPoolExecutor(1) as pool:
-        coming = pool.submit(next, items, end)
-        while (item := coming.result()) is not end:
-            coming = pool.submit(next, items, end)
-            yield item
-
-
-def finish(pictures, model, sink, batch_size):
-    """Estimate the faces of ``pictures``; tell their rows and write their marked copies."""
+def infer_pictures(pictures, model, batch_size):
+    """Yield each of ``pictures`` with the answers, as of infer_faces(), for its faces."""
     probas, male = infer_faces([f for p in pictures for f in p.faces], model, batch_size)
     begin = 0
     for picture in pictures:
-        clip, part = picture.clip, slice(begin, begin + len(picture.faces))
+        part = slice(begin, begin + len(picture.faces))
         begin = part.stop
-        if picture.pixels is None:
-            if picture.error:
-                sink.fail(picture.source, picture.error)
-            if clip and clip.outside:
-                sink.fail(picture.source, outside_error(clip.outside, clip.size))
-            if clip:
-                if rows := last_tracks(clip, picture.source, model):
-                    sink.add(picture.source, rows)
-                if clip.left_out:
-                    what = f"{clip.left_out} tracks shorter than {BRIEF} s left out"
-                    sink.note(picture.source, f"{what}; the rows of their frames are there")
-                end_copy(picture.source, clip, sink)
-            sink.done(picture.source, picture.number or None)
-        else:
-            marks_of = frame_marks if clip else image_marks
-            marks = marks_of(picture, probas[part], male[part], model, sink)
-            if picture.outside and clip:
-                clip.outside += [(picture.number, box) for box in picture.outside]
-                clip.size = picture.pixels.shape[1::-1]
-            elif picture.outside:
-                outside, size = [(None, b) for b in picture.outside], picture.pixels.shape[1::-1]
-                turned = as_shown(picture.outside[0], picture.path, size)
-                how = "" if turned is None else ", as it is shown, turned upright"
-                sink.fail(picture.source, outside_error(outside, size, how))
-            if sink.path_for:
-                write_copy(picture, marks, sink)
-            if not clip:
-                sink.done(picture.source, None)
+        yield picture, probas[part], male[part]
+
+
+def finish(picture, probas, male, model, sink):
+    """Tell what is said of a picture, and write its marked copy."""
+    clip = picture.clip
+    for what in picture.notes:
+        sink.note(picture.source, what)
+    if picture.error:
+        sink.fail(picture.source, picture.error)
+    if picture.size:
+        marks_of = frame_marks if clip else image_marks
+        marks = marks_of(picture, probas, male, model, sink)
+        if picture.outside and clip:
+            clip.outside += [(picture.number, box) for box in picture.outside]
+            clip.size = picture.size
+        elif picture.outside:
+            outside = [(None, box) for box in picture.outside]
+            turned = as_shown(picture.outside[0], picture.path, picture.size)
+            how = "" if turned is None else ", as it is shown, turned upright"
+            sink.fail(picture.source, outside_error(outside, picture.size, how))
+        if sink.path_for:
+            write_copy(picture, marks, sink)
+    elif clip:  # the end of a video
+        if clip.outside:
+            sink.fail(picture.source, outside_error(clip.outside, clip.size))
+        if rows := last_tracks(clip, picture.source, model):
+            sink.add(picture.source, rows)
+        if clip.left_out:
+            what = f"{clip.left_out} tracks shorter than {BRIEF} s left out"
+            sink.note(picture.source, f"{what}; the rows of their frames are there")
+        end_copy(picture.source, clip, sink)
+    if not (clip and picture.size):
+        sink.done(picture.source, picture.number or None)
 
 
 def image_marks(picture, probas, male, model, sink):

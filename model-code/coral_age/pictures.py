@@ -10,9 +10,7 @@ import csv
 import functools
 import math
 import os
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from itertools import islice
 from types import SimpleNamespace
 
 import numpy as np
@@ -21,6 +19,7 @@ import PIL.Image
 from coral_age import detect, media
 from coral_age.answers import class_probas, estimate, infer_faces, prepare
 from coral_age.errors import InputError, warn
+from coral_age.threads import in_order, lists_of
 from coral_age.tracks import (
     OVERLAP,
     Clip,
@@ -40,7 +39,7 @@ TURNS = -4, 0, 4
 # about them: the faces of pictures in between are nearly the same, and only followed.
 SEARCH = 0.25
 
-BATCH = 16  # images that faces() takes at once, and faces that the network sees
+BATCH = 16  # images that the network sees at once
 SIDES = "left", "top", "right", "bottom"  # of a box
 SMALLEST = 8  # pixels of a box's longer side: the detector finds faces of 14, cut off at a border
 
@@ -67,7 +66,9 @@ class Picture:
     number: int = 0  # of the frame, from 0
     seconds: float | None = None  # from the first frame
     error: Exception | None = None
+    notes: list = field(default_factory=list)  # what is to be said of it
     # what look_at() adds
+    size: tuple = ()  # width, height, if it was looked at
     looked: bool = False  # for faces
     asked: bool = False  # the network is to be
     turn: int | None = None  # degrees clockwise: how a photo is to be turned to stand upright
@@ -177,7 +178,8 @@ def given_faces(picture, boxes, min_score):
             not picture.clip and (turned := as_shown(box, picture.path, size)) and found_at(turned)
         ):
             what = "no face there as the photo is shown, but in its stored pixels; turn the box"
-            warn(picture.source, f"--boxes: {box}: {what} as the EXIF orientation says: {turned}")
+            what += f" as the EXIF orientation says: {turned}"
+            picture.notes.append(f"--boxes: {box}: {what}")
         faces.append(SimpleNamespace(box=box, score=None, points=points))
     return faces
 
@@ -244,6 +246,7 @@ def face_images(pixels, face, model, turns=(0,)):
 def look_at(picture, search, model):
     """Add to a picture its faces, prepared for the network, if it is to be asked."""
     pixels, found = picture.pixels, []
+    picture.size = pixels.shape[1::-1]
     limits = np.tile(pixels.shape[1::-1], 2)
     picture.looked = picture.number % search.every == 0
     if picture.clip:
@@ -255,7 +258,7 @@ def look_at(picture, search, model):
         found, picture.asked = find_faces(picture, search)
         if picture.turn:
             what = f"its faces are upright if it is turned clockwise by {picture.turn} degrees"
-            warn(picture.source, f"{what}, and so they were looked at")
+            picture.notes.append(f"{what}, and so they were looked at")
     if search.crops:
         images = [[PIL.Image.fromarray(pixels)] for _ in found]
     else:
@@ -314,8 +317,8 @@ def faces(model, images, **changed):
     ValueError, OSError, or what Pillow raises, where there is no image.
 
     Of several images, in a list or whatever yields them, a generator of such lists, in their order;
-    in place of that of an image that can't be read stands the exception. It takes BATCH images at a
-    time, and looks for faces in the next ones while the network sees those of the last ones.
+    in place of that of an image that can't be read stands the exception. As many images are worked
+    on at once as torch has threads; of crops, the network sees BATCH at a time.
     """
     search = Search(**changed)
     if isinstance(images, str | os.PathLike | bytes | PIL.Image.Image | np.ndarray):
@@ -325,16 +328,16 @@ def faces(model, images, **changed):
 
 def as_picture(image, search, model):
     """One of the images of faces() as a Picture, named by its path."""
-    source, turn = "", not search.crops or model.script.UPRIGHT
+    source, notes, turn = "", [], not search.crops or model.script.UPRIGHT
     if isinstance(image, PIL.Image.Image):
         image = media.as_rgb(image, turn)
     elif not isinstance(image, np.ndarray):
         source = "" if isinstance(image, bytes) else os.fspath(image)
-        image = media.read_image(image, functools.partial(warn, source), turn)
+        image = media.read_image(image, notes.append, turn)
     pixels = np.asarray(image)
     if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3 or not pixels.size:
         raise ValueError(f"no image: {pixels.dtype} {pixels.shape}, not uint8 (height, width, 3)")
-    return Picture(source, pixels, source)
+    return Picture(source, pixels, source, notes=notes)
 
 
 def tell(pictures, model):
@@ -347,29 +350,27 @@ def tell(pictures, model):
         for row, some in zip(rows, probas[part], strict=True):
             row["age_probas"] = class_probas(some, model.script.NUM_CLASSES).tolist()
         told.append(picture.error or rows)
+        for what in picture.notes:
+            warn(picture.source, what)
     return told
 
 
 def faces_of_several(model, images, search):
-    """Yield what faces() says of each of ``images``, an iterator."""
+    """Yield what faces() says of each of ``images``."""
 
     def look(some):
-        # one by one: the detector takes 10 to 15 % longer for several pictures in a batch
-        seen = []
+        pictures = []
         for image in some:
             try:
                 picture = look_at(as_picture(image, search, model), search, model)
                 picture.pixels = None  # of which there may be many
             except Exception as error:  # Pillow raises many kinds on damaged files
                 picture = Picture("", error=error)
-            seen.append(picture)
-        return seen
+            pictures.append(picture)
+        return tell(pictures, model)
 
-    with ThreadPoolExecutor(1) as pool:
-        coming = pool.submit(look, list(islice(images, BATCH)))
-        while pictures := coming.result():
-            coming = pool.submit(look, list(islice(images, BATCH)))
-            yield from tell(pictures, model)
+    for told in in_order(look, lists_of(images, BATCH if search.crops else 1)):
+        yield from told
 
 
 def video(model, path, **changed):

@@ -21,9 +21,10 @@ FACES = "image", "frame", "track"  # kinds of rows that tell a face
 INSIDE = "frame", "track"  # that are followed by others of the same input
 
 COLUMNS = {"source": str, "kind": str, "frame": int, "seconds": float, "until_seconds": float}
-COLUMNS |= dict.fromkeys("face frames left top right bottom".split(), int) | {"score": float, "turn": int}
-COLUMNS |= {"age": int, "age_low": int, "age_high": int, "interval_probability": float}
-COLUMNS |= {"at_end_of_range": bool, "gender": str, "gender_probability": float}
+COLUMNS |= dict.fromkeys("face frames left top right bottom".split(), int)
+COLUMNS |= {"score": float, "turn": int, "age": int, "age_low": int, "age_high": int}
+COLUMNS |= {"interval_probability": float, "at_end_of_range": bool}
+COLUMNS |= {"gender": str, "gender_probability": float}
 COLUMNS |= {"true_age": str, "true_gender": str, "reason": str}
 
 
