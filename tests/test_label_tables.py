@@ -410,7 +410,7 @@ def test_a_table_of_ones_own(tmp_path, capsys):
     text = (
         "subject,file,age,gender,weight,note\n"
         "Ann,a.jpg,34,female,2.5,x\n"
-        "Bob,./b.jpg,30-39,M,1,\n"
+        "Bob,./b.jpg,30-39,M,,\n"
         ",c.jpg,,f,1e-1,\n"
         "Ann,d.jpg,12.0,,.5,\n"
         "Bob,e.jpg,70+,,3,\n"
@@ -459,9 +459,9 @@ def test_collections_in_one_csv(tmp_path):
         ("file,age\na.jpg,20\nb.jpg,03-Sep\n", "row 2: age '03-Sep' is not of the form 34, 20-29,"),
         ("file,age\na.jpg,30-20\n", "row 1: age '30-20' ends before it begins\n"),
         ("file,age,gender\na.jpg,20,1\n", "row 1: gender '1' is not male, female or empty\n"),
-        ("file,age,weight\na.jpg,20,0\n", "row 1: weight '0' is not a number above 0\n"),
-        ("file,age,weight\na.jpg,20,\n", "row 1: weight '' is not a number above 0\n"),
-        ("file,age,weight\na.jpg,20,1e999\n", "row 1: weight '1e999' is not a number above 0\n"),
+        ("file,age,weight\na.jpg,20,0\n", "row 1: weight '0' is not a number above 0, at most a"),
+        ("file,age,weight\na.jpg,20,\nb.jpg,20,-1\n", "row 2: weight '-1' is not a number above"),
+        ("file,age,weight\na.jpg,20,1000001\n", "row 1: weight '1000001' is not a number above 0,"),
         ("file,age\na.jpg,20\na.jpg,20\na.jpg,30-39\n", "row 3: age 30-39, but 20 in another row"),
         ("file,gender\na.jpg,m\na.jpg,f\n", "row 2: gender female, but male in another row of th"),
         (f"{AVERAGES}a.jpg,3,4.5,1,x\n", "row 1: age 'x' is not of the form"),

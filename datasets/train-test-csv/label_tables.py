@@ -123,11 +123,12 @@ def read_row(row):
     if gender not in GENDERS:
         raise ValueError(f"gender {row['gender']!r} is not male, female or empty")
     facts["gender"] = GENDERS[gender]
-    if "weight" in row:
-        number = re.fullmatch(r"[0-9]*\.?[0-9]+([eE][-+]?[0-9]+)?", row["weight"].strip())
-        if not number or not 0 < float(number[0]) < math.inf:
-            raise ValueError(f"weight {row['weight']!r} is not a number above 0")
-        facts["weight"] = number[0]
+    weight = row.get("weight", "").strip()
+    if weight:
+        number = re.fullmatch(r"[0-9]*\.?[0-9]+([eE][-+]?[0-9]+)?", weight)
+        if not number or not 0 < float(weight) <= 10**6:
+            raise ValueError(f"weight {weight!r} is not a number above 0, at most a million")
+        facts["weight"] = weight
     if row.get("ignored"):
         facts["ignored"] = True
     return facts
