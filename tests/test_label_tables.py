@@ -332,7 +332,7 @@ APPA_REAL = {
 def test_appa_real(age, tmp_path, capsys):
     images = tmp_path / "appa-real-release"
     names = [*(f"train/00000{i}.jpg" for i in range(3)), "valid/004113.jpg", "test/005613.jpg"]
-    draw(images, [*names, *(f"{name}_face.jpg" for name in names)])
+    draw(images, [*names, *(f"{name}_face.jpg" for name in names[:4]), f"{names[4]}_face.png"])
     (images / "train" / "000000.jpg.mat").write_text("not an image")
     write(images, APPA_REAL)
     ages = {"real": ("4", "80", "29", "1"), "apparent": ("5", "75", "31", "0")}[age]
@@ -341,11 +341,22 @@ def test_appa_real(age, tmp_path, capsys):
         "train/000000.jpg_face.jpg": (ages[0], "male", "caucasian"),
         "train/000002.jpg_face.jpg": (ages[1], "", ""),
         "valid/004113.jpg_face.jpg": (ages[2], "", ""),
-        "test/005613.jpg_face.jpg": (ages[3], "", ""),
+        "test/005613.jpg_face.png": (ages[3], "", ""),
     }
     whole = dict.fromkeys(names, "whole photo, whose face is beside it")
     assert rejected == whole | {"train/000001.jpg_face.jpg": "in the list of photos to leave out"}
     assert ", 6 rejected, 1 other files: 1 .mat\n" in capsys.readouterr().out
+
+
+def test_a_photo_by_its_own_name(tmp_path):
+    """Where two names differ in their suffix alone; a name that no row has is nobody's."""
+    names = ["a.jpg", "a.png", "b/c.jpg", "c.png"]
+    images = draw(tmp_path / "images", [*names, "b/d.jpg", "the/d.jpg"])
+    table = tmp_path / "labels.csv"
+    table.write_text("file,age\na.jpg,1\na.png,2\nb/c.jpg,3\nc.png,4\n./e/d.jpg,5\n")
+    found, rejected = make_faces([images], tmp_path / "out", "--labels", table)
+    assert found == {name: (str(age), "") for age, name in enumerate(names, 1)}
+    assert rejected == dict.fromkeys(["b/d.jpg", "the/d.jpg"], "no label: it is in no row")
 
 
 def test_appa_real_without_its_faces(tmp_path):

@@ -25,6 +25,7 @@ PUBLISHED = (
 )
 APPA_REAL = {"file_name", "apparent_age_avg", "real_age"}
 ADIENCE = {"user_id", "original_image", "face_id", "age", "gender"}
+FACE = re.compile(r"(?<=\.jpg)_face\.\w+$")  # of APPA-REAL's 000000.jpg in 000000.jpg_face.jpg
 TOLD = ("age", "gender", "race", "weight", "subject")
 GENDERS = {"male": "male", "female": "female", "m": "male", "f": "female", "u": None, "": None}
 
@@ -138,35 +139,46 @@ def key_of(path):
     """What a row calls a photo: the path without what the collections put before or after it, and
     without its suffix, which cutting the face out may have changed."""
     path = re.sub(r"(coarse_tilt|landmark)_aligned_face\.", "", path)
-    return posixpath.splitext(re.sub(r"\.jpg_face\.jpg$", ".jpg", path))[0]
+    return posixpath.splitext(FACE.sub("", path))[0]
 
 
-def photos_by_name(paths):
-    """``{last part of the key: paths}``, without the whole photos whose faces are there too, and
+def photos_by_key(paths):
+    """``{key: its photos}``, without the whole photos whose faces are there too, and of those
     ``{whole photo: why it is left out}``."""
     photos, left_out = {}, {}
     for path in paths:
-        photos.setdefault(posixpath.basename(key_of(path)), []).append(path)
-    faces = {key_of(path) for path in paths if path.endswith(".jpg_face.jpg")}
-    for name, named in photos.items():
-        whole = [p for p in named if key_of(p) in faces and not p.endswith(".jpg_face.jpg")]
-        left_out |= dict.fromkeys(whole, "whole photo, whose face is beside it")
-        photos[name] = [path for path in named if path not in left_out]
+        photos.setdefault(key_of(path), []).append(path)
+    for key, those in photos.items():
+        faces = [path for path in those if FACE.search(path)]
+        if faces:
+            photos[key] = faces
+            whole = [path for path in those if path not in faces]
+            left_out |= dict.fromkeys(whole, "whole photo, whose face is beside it")
     return photos, left_out
 
 
-def find_photo(photos, name):
-    """The path that the row's ``name`` is, or ends; None if there is none, ValueError if several
-    may be meant."""
+def keys_by_end(photos):
+    """``{last part of a key: the keys}``."""
+    ends = {}
+    for key in photos:
+        ends.setdefault(posixpath.basename(key), []).append(key)
+    return ends
+
+
+def find_photo(photos, ends, name):
+    """The path that the row's ``name`` is, or else the only one that it ends. None if there is
+    none, ValueError if there are several."""
     name = posixpath.normpath(name)
     key = key_of(name)
-    named = photos.get(posixpath.basename(key), [])
-    found = [path for path in named if f"/{key_of(path)}".endswith(f"/{key}")]
-    found = [path for path in found if key_of(path) == key] or found  # there itself, not below
-    found = [path for path in found if path == name] or found
-    if len(found) > 1:
+    found = photos.get(key)
+    if not found:
+        longer = [
+            long for long in ends.get(posixpath.basename(key), []) if long.endswith(f"/{key}")
+        ]
+        found = [path for long in longer for path in photos[long]]
+    if len(found) > 1 and name not in found:
         raise ValueError(f"{name!r} may be {found[0]!r} or {found[1]!r}; give one of their folders")
-    return found[0] if found else None
+    return name if name in found else found[0] if found else None
 
 
 def check_apparent(tables):
@@ -178,8 +190,8 @@ def check_apparent(tables):
 def read_labels(tables, paths, age):
     """``{path: facts of read_row}`` and ``{path: reason}``, of the photos left out, for all
     ``paths``. Says how many rows have no photo. BadLabels names the table and the row."""
-    photos, reasons = photos_by_name(paths)
-    labels = {}
+    photos, reasons = photos_by_key(paths)
+    ends, labels = keys_by_end(photos), {}
     for table in tables:
         try:
             rows = rows_of(read_text(table), age)
@@ -190,7 +202,7 @@ def read_labels(tables, paths, age):
         for number, row in enumerate(rows, 1):
             try:
                 facts = read_row(row)
-                path = find_photo(photos, row["photo"])
+                path = find_photo(photos, ends, row["photo"])
                 if path:
                     labels[path] = merged(labels.get(path, {}), facts)
                 else:
