@@ -1,4 +1,5 @@
-"""Labels and splits from the folder and file names of a published image set, or of your photos.
+"""Labels and splits from the folder and file names of a published image set, or of your photos,
+and from the tables of labels that come with some.
 
     python datasets/train-test-csv/make-csv.py utk --images UTKFace
     python datasets/train-test-csv/make-csv.py faces --images UTKFace my-faces
@@ -10,13 +11,17 @@ writes, for the data set DATASET (afad, cacd, morph2, utk, or faces: any face cr
     DATASET_rejected.csv                  the images left out, each with the reason
     DATASET_duplicates.csv                with --group_duplicates: the byte-identical files
 
+Of ``faces`` an age may also be a range, 20-29 or 70+, or empty where it is unknown.
+
 The same images, options and seed give the same files. datasets/README.md says how the folders of
-the four sets look and what is known to be wrong in them.
+the sets look and what is known to be wrong in them.
 """
 
 import argparse
+import functools
 import hashlib
 import io
+import math
 import os
 import re
 import shlex
@@ -34,6 +39,8 @@ from PIL import ExifTags, Image, UnidentifiedImageError
 from tqdm import tqdm
 
 sys.path.append(str(Path(__file__).resolve().parents[2] / "model-code"))
+sys.path.append(str(Path(__file__).resolve().parent))
+import label_tables
 from coral_age.files import MODEL_CODE, atomic_write, kinds_of
 
 # with pyarrow, where it is installed, a file name that is no UTF-8 could not be held
@@ -42,14 +49,18 @@ pd.set_option("mode.string_storage", "python")
 AGES = {"afad": (15, 40), "cacd": (14, 62), "morph2": (16, 70), "utk": (21, 60), "faces": (0, 100)}
 
 # Paths below --images. UTKFace has names that lack a field, and a blank or no dot after the time.
-# "faces" stands for folders named by age; that data set takes each folder in the layout it has.
+# "faces" stands for folders named by age; that data set takes each folder in the layout it has,
+# and those after it are known to it alone.
 PATTERNS = {
     "afad": r"(?P<age>[0-9]{1,3})/(?P<gender>111|112)/[^/]+",
     "cacd": r"(?P<age>[0-9]{1,3})_(?P<subject>[^/]*[^\W\d_][^/]*)_[0-9]+\.\w+",
     "morph2": r"(?P<subject>[0-9]+)_(?P<picture>[0-9]{1,2})(?P<gender>[MF])(?P<age>[0-9]{1,3})"
     r"\.\w+",
     "utk": r"(?P<age>[0-9]{1,3})_((?P<gender>[01])_|[0-9]+_)?[0-9]+_[0-9]+[^/_]*",
-    "faces": r"(?P<age>[0-9]{1,3})/[^/]+",
+    "faces": rf"(?P<age>{label_tables.AGE})/[^/]+",
+    "all-age-faces": r"(?P<number>[0-9]{5})A(?P<age>[0-9]{2})\.\w+",
+    "fg-net": r"(?P<subject>[0-9]{3})A(?P<age>[0-9]{2})[a-z]?\.\w+",
+    "genders": r"(?P<gender>(?i:male|female))/[^/]+",
 }
 FORMS = {
     "afad": "<age>/<111 or 112>/<file>.jpg",
@@ -57,7 +68,11 @@ FORMS = {
     "morph2": "<subject>_<picture><M or F><age>.jpg",
     "utk": "<age>_<gender>_<race>_<time>.jpg.chip.jpg",
     "faces": "<age>/<file>.jpg",
+    "all-age-faces": "<number of five digits>A<age>.jpg",
+    "fg-net": "<person of three digits>A<age>.jpg",
+    "genders": "<male or female>/<file>.jpg",
 }
+LAST_WOMAN = 7380  # photos of All-Age-Faces with this number or a lower one show women, others men
 GENDERS = {"111": "male", "112": "female", "M": "male", "F": "female", "0": "male", "1": "female"}
 MORPH2_KEY = ["id_num", "picture_num"]
 MORPH2_EXTRA = ["race", "facial_hair", "glasses", "quality"]
@@ -68,6 +83,7 @@ COLUMNS = {
     "utk": ["", "file", "age"],
     "faces": ["file", "age", "gender"],
 }
+FACES_EXTRA = {"race": "", "weight": "1"}  # of tables, copied, and what stands where none tells
 SUFFIXES = (".jpg", ".jpeg", ".jfif", ".png", ".webp")
 FACES_SUFFIXES = (*SUFFIXES, ".bmp", ".tif", ".tiff")  # the published sets have none
 UNREAD = (".heic", ".heif", ".hif", ".avif")  # photos that the training scripts can't read
@@ -147,51 +163,87 @@ def layout_of(dataset, folder, paths):
     genders = dataset == "afad" and all(re.match("11[12]/", path) for path in paths)
     inside = genders or (dataset == "faces" and not fits[likeliest])
     if (
-        inside and re.fullmatch("[0-9]{1,3}", name) and not is_dated(above)
+        inside
+        and re.fullmatch(f"{label_tables.AGE}|(?i:male|female)", name)
+        and not is_dated(above)
     ):  # mine/* instead of mine
         raise ValueError(f"{problem}; try make-csv.py {dataset} --images {shlex.quote(above)}")
     if fits[likeliest]:
-        problem += f"; {fits[likeliest]} as those of {likeliest}: use make-csv.py {likeliest}"
+        use = likeliest if likeliest in AGES else "faces"
+        problem += f"; {fits[likeliest]} as those of {likeliest}: use make-csv.py {use}"
         raise ValueError(problem)
     for path in paths:
         for name, pattern in PATTERNS.items():
             below = re.fullmatch(f"(?P<above>.+?)/{pattern}", path)
             if below and not (name == "faces" and is_dated(Path(folder) / below["above"])):
                 inner = shlex.quote(str(Path(folder) / below["above"]))
-                name = "faces" if dataset == "faces" else name
+                name = name if name in AGES and dataset != "faces" else "faces"
                 raise ValueError(f"{problem}; try make-csv.py {name} --images {inner}")
     if any(is_dated(Path(folder) / path.rpartition("/")[0]) for path in paths):
         problem += "; folders of years, months and days tell no ages: name folders by age"
     raise ValueError(problem)
 
 
+def check_age(dataset, age):
+    """The age, a pair of years or None, without what lies outside the set's range; ValueError,
+    ``kind: detail``, if all of it does."""
+    if age is None:
+        return None
+    youngest, oldest = AGES[dataset]
+    if age[0] > oldest or age[1] < youngest:
+        given = label_tables.write_age(age, math.inf)
+        raise ValueError(f"age outside {youngest}-{oldest}: {given}")
+    return age[0], min(age[1], oldest)
+
+
 def read_name(dataset, layout, path):
-    """What a path tells, a dict: ``age`` in years, ``gender`` (male, female or None), and where the
-    layout has them ``subject`` and ``picture``. ValueError, ``kind: detail``, if it gives no label.
+    """What a path tells, a dict: ``age``, a pair of years or None, ``gender`` (male, female or
+    None), and where the layout has them ``subject`` and ``picture``. ValueError, ``kind: detail``,
+    if it gives no label.
     """
     match = re.fullmatch(PATTERNS[layout], path)
     if not match:
         raise ValueError(f"unreadable name: not {FORMS[layout]}")
     told = match.groupdict()
-    told |= {"age": int(told["age"]), "gender": GENDERS.get(told.get("gender"))}
-    if dataset == "faces" and "/" in path:
-        # a name of theirs tells age and gender as well; others, as 12_05_2019.jpg, may say anything
-        for other in ("morph2", "utk"):
-            name = re.fullmatch(PATTERNS[other], path.rsplit("/", 1)[1])
-            if not (name and name["gender"]):
-                continue
-            if int(name["age"]) != told["age"]:
-                ages = f"{told['age']} by its folder, {int(name['age'])} by its name"
-                raise ValueError(f"ages that disagree: {ages}")
-            gender = GENDERS[name["gender"]]
-            if told["gender"] not in (None, gender):
-                genders = f"{told['gender']} by its folder, {gender} by its name"
-                raise ValueError(f"genders that disagree: {genders}")
-            told["gender"] = gender
-    youngest, oldest = AGES[dataset]
-    if not youngest <= told["age"] <= oldest:
-        raise ValueError(f"age outside {youngest}-{oldest}: {told['age']}")
+    try:
+        told["age"] = label_tables.read_age(told.get("age", ""))
+    except ValueError as problem:
+        raise ValueError(f"unreadable name: {problem}") from None
+    gender = told.get("gender")
+    told["gender"] = GENDERS.get(gender, gender and gender.lower())
+    if layout == "all-age-faces":
+        told["gender"] = "female" if int(told["number"]) <= LAST_WOMAN else "male"
+    if dataset == "faces":
+        if "/" in path:
+            told |= read_file_name(told, path.rsplit("/", 1)[1])
+        if "subject" in told:
+            told["subject"] = f"{layout} {person(told['subject'])}"
+    told["age"] = check_age(dataset, told["age"])
     return told
+
+
+def read_file_name(told, file):
+    """What the name of a file in a folder tells as well, if it is one as UTKFace's or MORPH-2's;
+    others, as 12_05_2019.jpg, may say anything. ValueError if the folder told something else."""
+    facts = {}
+    for other in ("morph2", "utk"):
+        name = re.fullmatch(PATTERNS[other], file)
+        if not (name and name["gender"]):
+            continue
+        age, gender = int(name["age"]), GENDERS[name["gender"]]
+        if told["age"] and not told["age"][0] <= age <= told["age"][1]:
+            ages = f"{label_tables.write_age(told['age'], math.inf)} by its folder, {age}"
+            raise ValueError(f"ages that disagree: {ages} by its name")
+        if told["gender"] not in (None, gender):
+            genders = f"{told['gender']} by its folder, {gender} by its name"
+            raise ValueError(f"genders that disagree: {genders}")
+        facts |= {"age": (age, age), "gender": gender}
+    return facts
+
+
+def person(name):
+    """How a person is called, one way only: 00012 is 12, and Zoë is Zoë however it is encoded."""
+    return int(name) if name.isascii() and name.isdigit() else unicodedata.normalize("NFC", name)
 
 
 def check_writable(file):
@@ -209,8 +261,16 @@ def absolute(folder):
     return os.path.realpath(folder) if ".." in folder.parts else os.path.abspath(folder)
 
 
-def read_folders(dataset, folders):
-    """What the images below the folders are called, each image once.
+def read_labeled(labels, reasons, path):
+    """As read_name, of a photo whose labels stand in tables."""
+    if path in reasons:
+        raise ValueError(reasons[path])
+    return labels[path] | {"age": check_age("faces", labels[path]["age"])}
+
+
+def read_folders(dataset, folders, tables=None, age="real"):
+    """What the images below the folders are called, each image once. Of ``faces`` the labels may
+    stand in ``tables``, or in those that lie in a folder.
 
     Returns the folder that their names start at, ``{file: what read_name says}`` of those that have
     a label, ``{file: reason}`` of the others and the paths of other files. Raises OSError if a
@@ -219,16 +279,25 @@ def read_folders(dataset, folders):
     root = folders[0]
     if len(folders) > 1:
         root = Path(os.path.commonpath([absolute(folder) for folder in folders]))
-    found, others, count = {}, set(), 0
+    found, others, count, all_tables = {}, set(), 0, []
     suffixes = FACES_SUFFIXES if dataset == "faces" else SUFFIXES
     for folder in folders:
         images, rest, skipped = image_paths(folder, suffixes)
         if not images:
             left = f" (left out: {kinds_of(rest)}{advice_for(rest)})" * bool(rest)
             raise ValueError(f"{folder}: no {', '.join(suffixes)} file in it{left}")
-        layout = layout_of(dataset, folder, list(images))
-        if dataset == "faces":
-            print(f"{len(images)} images in {folder}, named {FORMS[layout]}")
+        given = tables or (label_tables.published_in(folder) if dataset == "faces" else [])
+        if given:
+            print(f"{len(images)} images in {folder}, labels in {', '.join(map(str, given))}")
+            labels = label_tables.read_labels(given, list(images), age)
+            read = functools.partial(read_labeled, *labels)
+            rest = rest - {os.path.realpath(table) for table in given}
+            all_tables += given
+        else:
+            layout = layout_of(dataset, folder, list(images))
+            read = functools.partial(read_name, dataset, layout)
+            if dataset == "faces":
+                print(f"{len(images)} images in {folder}, named {FORMS[layout]}")
         for link in skipped:
             print(f"link not followed: {link}")
         others, count = others | rest, count + len(images)
@@ -238,12 +307,14 @@ def read_folders(dataset, folders):
             file, told, reason = (Path(inside) / path).as_posix(), None, None
             try:
                 check_writable(file)
-                told = read_name(dataset, layout, path)
+                told = read(path)
             except ValueError as problem:
                 reason = str(problem)
             # of folders in each other, one may have a layout in which the other's names say nothing
             if real not in found or (told and not found[real][1]):
                 found[real] = file, told, reason
+    if age == "apparent":
+        label_tables.check_apparent(all_tables)
     if count > len(found):
         print(f"{count - len(found)} images lie in several of these folders and count once")
     found = sorted(found.values(), key=lambda entry: name_order(entry[0]))
@@ -304,30 +375,54 @@ def label_table(dataset, images):
     """A row per image of ``{file: what read_name says}``: ``image`` (the file), the CSV's columns
     as far as the name tells them, and ``subject`` where it tells persons apart."""
     files, told = list(images), pd.DataFrame(images.values())
-    labels = told["age"] - AGES[dataset][0]
-    table = pd.DataFrame({"image": files, "file": files, "age": labels})
+    lowest, oldest = AGES[dataset]
+    table = pd.DataFrame({"image": files, "file": files})
+    for number, end in enumerate(("youngest", "oldest")):  # in labels, nan where unknown
+        ages = [math.nan if age is None else age[number] - lowest for age in told["age"]]
+        table[end] = pd.Series(ages, dtype=float)
     if dataset == "faces":
+        table["age"] = [label_tables.write_age(age, oldest) for age in told["age"]]
         table["gender"] = told["gender"].fillna("")
-    elif dataset == "afad":
+        for name in FACES_EXTRA.keys() & {*told}:
+            table[name] = told[name].fillna(FACES_EXTRA[name])
+        if "subject" in told:  # who nothing tells is nobody else: no subject begins with a slash
+            table["subject"] = told["subject"].fillna("/" + table["file"])
+        return table
+    table["age"] = table["youngest"].astype(int)
+    if dataset == "afad":
         table["path"] = files
         table["file"] = [file.rsplit("/", 1)[1] for file in files]
         table["gender"] = told["gender"]
     elif dataset == "cacd":
-        table["subject"] = [unicodedata.normalize("NFC", name) for name in told["subject"]]
+        table["subject"] = [person(name) for name in told["subject"]]
     elif dataset == "morph2":
         table[""] = files
-        table["id_num"] = table["subject"] = [int(number) for number in told["subject"]]
+        table["id_num"] = table["subject"] = [person(number) for number in told["subject"]]
         table["picture_num"] = [int(number) for number in told["picture"]]
         table["Male"] = told["gender"].map({"male": 1, "female": -1})
     return table
 
 
+def row_of_age(label, youngest, oldest):
+    """Where decade_counts counts an age: the first and the last year of the row, and its name."""
+    if math.isnan(youngest):
+        return math.inf, math.inf, "not told"
+    decade = int(youngest) // 10 * 10
+    if oldest > decade + 9:
+        return youngest, oldest, label
+    return decade, decade + 9, f"{decade}-{decade + 9}" if decade < 100 else "100"
+
+
 def decade_counts(table):
-    """How many images of each gender there are in each decade of age."""
+    """How many images of each gender there are in each decade of age, and in each range of ages
+    that no decade holds."""
+    ages = table[["age", "youngest", "oldest"]].drop_duplicates("age")
+    rows = {row[0]: row_of_age(*row) for row in ages.itertuples(index=False)}
     genders = table["gender"].replace("", "not told")
-    counts = pd.crosstab(table["age"] // 10, genders, colnames=["ages"])
-    counts.index = ["100" if n == 10 else f"{10 * n}-{10 * n + 9}" for n in counts.index]
-    return counts.reindex(columns=["male", "female", "not told"], fill_value=0)
+    names = table["age"].map({label: name for label, (*_, name) in rows.items()})
+    counts = pd.crosstab(names, genders, colnames=["ages"]).rename_axis(index=None)
+    order = dict.fromkeys(name for *_, name in sorted(rows.values()))
+    return counts.reindex(index=order, columns=["male", "female", "not told"], fill_value=0)
 
 
 def with_metadata(table, metadata):
@@ -342,9 +437,7 @@ def with_metadata(table, metadata):
 
 def read_metadata(path):
     """The CSV as text, the two numbers of the key as integers; ValueError if columns lack."""
-    table = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig")
-    if not isinstance(table.index, pd.RangeIndex):  # pandas makes row names of the first fields
-        raise ValueError("its rows have more fields than its header")
+    table = label_tables.read_text(path)
     if not {*MORPH2_KEY} <= {*table} or not {*MORPH2_EXTRA} & {*table}:
         needed = f"{' and '.join(MORPH2_KEY)}, and of {', '.join(MORPH2_EXTRA)} at least one"
         raise ValueError(f"needs the columns {needed}; it has {', '.join(table)}")
@@ -390,7 +483,8 @@ def part_tables(dataset, table, parts):
     """The tables of the training scripts, by the name of the part; no table for an empty part."""
     tables, count = {}, 0
     for name in PARTS:
-        part = table.loc[parts[name]].reindex(columns=COLUMNS[dataset])
+        extra = [column for column in FACES_EXTRA if dataset == "faces" and column in table]
+        part = table.loc[parts[name]].reindex(columns=COLUMNS[dataset] + extra)
         if dataset in ("cacd", "utk"):  # their first column numbers the rows through all parts
             part[""] = range(count, count + len(part))
             count += len(part)
@@ -400,7 +494,8 @@ def part_tables(dataset, table, parts):
 
 
 def duplicates(table):
-    """The byte-identical files, those of a group after each other."""
+    """The byte-identical files, those of a group after each other. Labels disagree if no age fits
+    all of the group's."""
     twins = table[table.duplicated("digest", keep=False)]
     groups = twins.groupby("digest", sort=False)
     return pd.DataFrame(
@@ -408,7 +503,9 @@ def duplicates(table):
             "group": groups.ngroup(),
             "file": twins["image"],
             "label": twins["age"],
-            "labels_disagree": (groups["age"].transform("nunique") > 1).astype(int),
+            "labels_disagree": (
+                groups["youngest"].transform("max") > groups["oldest"].transform("min")
+            ).astype(int),
         }
     ).sort_values("group", kind="stable")
 
@@ -464,7 +561,9 @@ def parse_arguments(argv):
         help="share of all images, taken from the training part (default: 0, no file)",
     )
     parser.add_argument(
-        "--by_subject", action="store_true", help="cacd, morph2: no person in two of the files"
+        "--by_subject",
+        action="store_true",
+        help="no person in two of the files; cacd, morph2, and faces where something tells persons",
     )
     parser.add_argument(
         "--group_duplicates",
@@ -476,6 +575,21 @@ def parse_arguments(argv):
         type=Path,
         metavar="CSV",
         help=f"morph2: CSV with {', '.join(MORPH2_KEY)} and any of {', '.join(MORPH2_EXTRA)}",
+    )
+    parser.add_argument(
+        "--labels",
+        type=Path,
+        nargs="+",
+        action="extend",
+        metavar="CSV",
+        help="faces, one folder: tables of labels, FairFace's, APPA-REAL's, Adience's or a CSV "
+        "with file and age or gender (default: the published ones in the folder, if any)",
+    )
+    parser.add_argument(
+        "--age",
+        choices=("real", "apparent"),
+        default="real",
+        help="APPA-REAL: the age by birth (default), or the mean of people's guesses",
     )
     args = parser.parse_args(argv)
     if args.seed < 0:
@@ -491,7 +605,11 @@ def parse_arguments(argv):
         )
     if len(args.images) > 1 and args.dataset != "faces":
         parser.error(f"--images {shlex.join(map(str, args.images))}: {args.dataset} has one folder")
-    if args.by_subject and args.dataset not in ("cacd", "morph2"):
+    if args.labels and (args.dataset != "faces" or len(args.images) > 1):
+        parser.error("--labels: only faces has tables, with one folder of images")
+    if args.age != "real" and args.dataset != "faces":
+        parser.error("--age: only faces has tables")
+    if args.by_subject and args.dataset not in ("cacd", "morph2", "faces"):
         parser.error(f"--by_subject: the file names of {args.dataset} do not tell who is shown")
     if args.metadata and args.dataset != "morph2":
         parser.error("--metadata: only morph2 has further columns")
@@ -547,11 +665,16 @@ def main(argv=None):
         except (OSError, ValueError) as problem:
             error(f"--metadata {args.metadata}: {' '.join(str(problem).split())}")
     try:
-        root, told, reasons, others = read_folders(dataset, args.images)
+        found = read_folders(dataset, args.images, args.labels, args.age)
     except OSError as problem:
         error(f"--images {problem.filename}: {problem.strerror}")
+    except label_tables.BadLabels as problem:
+        error(str(problem))
     except ValueError as problem:
         error(f"--images {problem}")
+    root, told, reasons, others = found
+    if args.by_subject and not any("subject" in facts for facts in told.values()):
+        error(f"--by_subject: the images of {dataset} in {root} do not tell who is shown")
 
     files = output_files(args, error)
     try:
@@ -605,8 +728,15 @@ def main(argv=None):
     if "subject" in table:
         seen = table.subject[parts["test"]].isin(table.subject[parts["train"]]).mean()
         print(f"{seen:.1%} of the test images show a person who is in the training part")
+        nobody = table.subject.astype(str).str.startswith("/").sum()
+        if nobody:
+            print(f"{nobody} of {len(table)} images do not tell who is shown")
 
     if dataset == "faces":
+        unknown, years = table["age"] == "", table["youngest"] == table["oldest"]
+        if not years.all():
+            ranges = len(table) - years.sum() - unknown.sum()
+            print(f"ages: {years.sum()} years, {ranges} ranges, {unknown.sum()} not told")
         print(decade_counts(table).to_string())
 
     tables = part_tables(dataset, table, parts)
