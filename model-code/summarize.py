@@ -141,6 +141,10 @@ def read_results(folder, record, result, notes):
     """``result`` with the test figures of the last epoch, and with those of the epoch chosen on
     validation, where its files are there."""
     data, results, prefixes = record["data"], [], [""]
+    for name in ("test", "valid"):  # runs from before it was counted do not tell
+        if known := data.get(name, {}).get("in_training"):
+            count = f"{known} of its {data[name]['rows']} {name} images"
+            notes.append(f"{folder}: {count} are, byte for byte, training images.")
     if record["settings"].get("valid_csv") and list(folder.glob("best_test_*")):
         prefixes.append("best_")
     for prefix in prefixes:

@@ -598,6 +598,20 @@ def test_an_epoch_chosen_on_the_test_images(summarize, tmp_path):
         assert notes == [f"{f}: its best epoch was chosen on its test images." for f in due]
 
 
+def test_training_images_among_the_others(summarize, tmp_path, capsys):
+    """Their number, where a run knows it, is said beside the tables and in the report."""
+    folder = write_run(tmp_path / "run", count=20, valid=True)
+    facts = json.loads((folder / "run.json").read_text())
+    for name, count in (("valid", 0), ("test", 3)):
+        facts["data"][name]["in_training"] = count
+    (folder / "run.json").write_text(json.dumps(facts))
+    due = f"{folder}: 3 of its 20 test images are, byte for byte, training images."
+    summarize.main([str(folder)])
+    assert due in capsys.readouterr().err.splitlines()
+    summarize.main([str(folder), "--out", str(tmp_path / "report")])
+    assert due in (tmp_path / "report" / "results.md").read_text().splitlines()
+
+
 def test_starts_from_one_file(summarize, tmp_path):
     """By what is in it: a file of another content starts another comparison, its path does not."""
     folders = []
