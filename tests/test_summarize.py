@@ -830,7 +830,7 @@ def test_what_is_averaged(summarize, tmp_path):
     weighted = [made(imp_weight=1), made(loss="ce"), made(loss="ordinal")]
     comparisons, _ = read_all(summarize, same + weighted)
     assert len(comparisons) == 1 and list(comparisons[0]) == [(*key, "") for key in GROUPS]
-    # of CORAL's biases' rate too, which no other loss has; a run from before there was one had 1
+    # of CORAL's biases' rate too, which CE and OR-CNN lack; a run from before there was one had 1
     rates = [made(bias_lr=1.0, seed=3), made(loss="ce", bias_lr=10.0, seed=4), made(bias_lr=10.0)]
     comparisons, notes = read_all(summarize, same + rates)
     names = {"coral": ("coral", 0, ""), "ce": ("ce", 0, ""), "faster": ("coral", 0, "bias_lr 10")}
@@ -856,6 +856,15 @@ def test_what_is_averaged(summarize, tmp_path):
         "CORAL, resnet18",
     ]
     assert len({summarize.colour(key) for key in groups}) == 4
+    # a loss of one's own may have such biases
+    own = [made(seed=6), made(seed=7, bias_lr=10.0)]
+    for folder in own:
+        record = json.loads((folder / "run.json").read_text()) | {"loss": "corn"}
+        (folder / "run.json").write_text(json.dumps(record))
+    assert [key for _, _, key, _ in keys(read_all(summarize, own)[0])] == [
+        ("corn", 0, ""),
+        ("corn", 0, "bias_lr 10"),
+    ]
     # a former or later option that is off is none
     assert len(read_all(summarize, [*same, made(mixup=0.0, some_path=None, seed=5)])[0]) == 1
     for other in (
