@@ -28,7 +28,11 @@ CACD, MORPH2, FACES = (FOLDER / f"preprocess-{name}.py" for name in ("cacd", "mo
 sys.path.insert(0, str(FOLDER))
 cacd, morph2, faces = load(CACD), load(MORPH2), load(FACES)
 sys.path.remove(str(FOLDER))
-ALL = pytest.mark.parametrize("script", [CACD, MORPH2, FACES], ids=["cacd", "morph2", "faces"])
+ALL = pytest.mark.parametrize(
+    "script",
+    [CACD, MORPH2, pytest.param(FACES, marks=pytest.mark.slow)],
+    ids=["cacd", "morph2", "faces"],
+)
 
 ASTRONAUT = Image.fromarray(data.astronaut())  # public domain (NASA); two detections
 FACE = ASTRONAUT.crop((96, 0, 352, 256))  # one detection
