@@ -42,9 +42,9 @@ def photos_below(folder):
 
 
 def prominence(face, width, height):
-    """A face's size in pixels, taken the less the farther it is from the picture's middle, by up to
-    71 % in the corners of a square. FairFace's photos (margin 1.25) have whom they are of in the
-    middle: of 300, another one was cut out of 9 by size alone, and out of none so."""
+    """A face's size in pixels, reduced with its distance from the picture's middle: by 71 % in the
+    corners of a square. Photos of FairFace (margin 1.25) have whom they are of in the middle: by
+    size alone somebody else was cut out of 9 of 300, by this out of none."""
     left, top, right, bottom = face.box
     size = ((right - left) * (bottom - top)) ** 0.5
     away = math.hypot((left + right - width) / 2, (top + bottom - height) / 2)
@@ -88,8 +88,8 @@ def main(argv=None):
         ]
         batch.run(parser, args, preprocess, tasks, records, "faces")
         batch.finish(args, names, records)
-        several = [(name, records[name].get("faces", 0)) for name in names]
-        several = [(name, count) for name, count in several if count > 1]
+        counts = {name: records[name].get("faces", 0) for name in names}
+        several = [(name, count) for name, count in counts.items() if count > 1]
         batch.write_list(args.out / "several.csv", [("file", "faces"), *several])
         print(f"  {len(several):7d} of those with several faces, of which one is cut: several.csv")
 
