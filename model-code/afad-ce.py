@@ -956,11 +956,14 @@ def load_pixels(splits, args):
         split.pixels, pixels = np.split(pixels, [len(split.files)])
         if leads:
             split.facts["images_sha256"] = decode(split, args)
+    if leads and "train" in splits:
+        warn_of_training_images(splits)
     wait_for_all()
 
 
 def decode(split, args):
-    """Fill the pixels of ``split``; the SHA-256 over its image files' bytes in row order."""
+    """Fill the pixels of ``split``, and its digests, the SHA-256 of each image file; returns that
+    over all files' bytes in row order."""
 
     def decode_rows(rows):
         contents = []
@@ -977,6 +980,7 @@ def decode(split, args):
         return contents, None
 
     digest, rows = hashlib.sha256(), range(len(split.files))
+    split.digests = []
 
     parts = [rows[start : start + 32] for start in rows[::32]]
     # threads are enough: Pillow decodes and resizes outside Python's global lock
@@ -991,8 +995,28 @@ def decode(split, args):
             need(not error, error)
             exit_on_signal(stop.signal)
             digest.update(b"".join(contents))
+            split.digests += [hashlib.sha256(content).digest() for content in contents]
             bar.update(len(contents))
     return digest.hexdigest()
+
+
+def warn_of_training_images(splits):
+    """Warn of validation and test images whose files hold the bytes of a training image's; their
+    number goes into the facts, as in_training."""
+    train = splits["train"]
+    places = {digest: i for i, digest in enumerate(train.digests)}
+    for split in splits.values():
+        if split is train:
+            continue
+        known = [i for i, digest in enumerate(split.digests) if digest in places]
+        split.facts["in_training"] = len(known)
+        if known:
+            pair = (split, known[0]), (train, places[split.digests[known[0]]])
+            one, other = (f"row {s.rows[i]} ({s.table[FILE_COLUMN][i]})" for s, i in pair)
+            count = f"{len(known)} of {len(split.files)} images are, byte for byte, training images"
+            example = f"{one} is {other} of {train.facts['csv']}"
+            advice = "make-csv.py --group_duplicates keeps such images on one side"
+            warn(f"{split.facts['csv']}: {count}: {example}, for one; {advice}")
 
 
 # %% Convolutions in bfloat16 on a CPU [all]

@@ -6,7 +6,8 @@ Each RUN after the first must have begun from RUN1's weights (--init_from RUN1/m
 the file that RUN1 began from. The weights of such runs lie near enough to each other for their
 mean to answer as well as they do, and better on photos unlike those of the training (Wortsman et
 al., arXiv 2109.01903 and 2203.05482); networks trained apart have no such mean. Of a run with
-validation it takes the best epoch's weights, as predict.py does.
+validation it takes the best epoch's weights, as predict.py does, and another may have begun from
+its model.pt or its best_model.pt.
 
 MEAN has the files of a run, with no epoch in history.csv. Its settings are those of the last RUN,
 but for the paths and the device given here.
@@ -28,6 +29,7 @@ from coral_age.runs import load
 GIVEN = "train_csv", "valid_csv", "test_csv", "image_path", "cuda"  # elsewhere than in the last RUN
 
 refuse = functools.partial(errors.refuse, program="average.py")
+warn = functools.partial(errors.warn, program="average.py")
 
 
 def parse_settings(argv):
@@ -50,17 +52,30 @@ def checked(runs):
     SHA-256 of their weights. InputError where their weights have no mean that answers."""
     models = [load(run) for run in runs]
     facts = [json.loads((run / "run.json").read_bytes()) for run in runs]
-    digests = [hashlib.sha256(Path(model.weights).read_bytes()).hexdigest() for model in models]
-    start = {digests[0], facts[0].get("init_from_sha256")} - {None}
+    digests = [digest_of(model.weights) for model in models]
+    start = {digests[0], digest_of(runs[0] / "model.pt"), facts[0].get("init_from_sha256")} - {None}
     for run, its in zip(runs[1:], facts[1:], strict=True):
         if its.get("init_from_sha256") not in start:
             message = f"began neither from the weights of {runs[0]} nor from what that began from"
             raise InputError(f"{run}: {message} (--init_from): they have no mean")
-    shapes = [[(k, v.shape) for k, v in m.network.state_dict().items()] for m in models]
-    for run, its in zip(runs, shapes, strict=True):
-        if its != shapes[0]:
+
+    layers = [output_layers(model) for model in models]
+    for run, its in zip(runs, layers, strict=True):
+        if its != layers[0]:
             raise InputError(f"{run}: its output layers are not those of {runs[0]}")
     return models, facts, digests
+
+
+def digest_of(path):
+    """The SHA-256 of a file."""
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
+
+
+def output_layers(model):
+    """What must be equal for the weights of two networks to mean the same: the loss, the age of
+    label 0, and all shapes."""
+    shapes = [(name, tensor.shape) for name, tensor in model.network.state_dict().items()]
+    return model.script.LOSS, model.script.YOUNGEST_AGE, shapes
 
 
 def mean_of(states):
@@ -74,6 +89,11 @@ def average(args):
     began = time.monotonic()
     models, runs, digests = checked(args.runs)
     script, network = models[-1].script, models[-1].network
+    sizes = [model.size for model in models]
+    if len(set(sizes)) > 1:
+        told = ", ".join(f"{run} at {size}" for run, size in zip(args.runs, sizes, strict=True))
+        how = f"their mean is evaluated, and will answer, at {sizes[-1]}"
+        warn(f"the runs saw images of several sizes ({told} pixels); {how}")
     words = [f"--{name}={value}" for name in GIVEN if (value := getattr(args, name))]
     settings = script.parse_settings([*words, f"--outpath={args.outpath}"], runs[-1]["settings"])
     device = torch.device("cuda", settings.cuda) if settings.cuda >= 0 else torch.device("cpu")

@@ -129,10 +129,11 @@ def read_run_json(path, notes):
 
 def variant_of(record):
     """What sets the script's runs apart from those of <data set>-<loss>.py: the third part of its
-    name, and of CORAL the rate of the biases; runs from before there was a choice had 1."""
+    name, and of CORAL, and losses of one's own, which may have its biases, their rate; runs from
+    before there was a choice had 1."""
     parts = Path(record["script"]).stem.split("-")[2:]
     bias_lr = record["settings"].get("bias_lr", 1)
-    if record["loss"] == "coral" and bias_lr != 1:
+    if record["loss"] not in ("ce", "ordinal") and bias_lr != 1:
         parts.append(f"bias_lr {bias_lr:g}")
     return ", ".join(parts)
 
@@ -141,6 +142,10 @@ def read_results(folder, record, result, notes):
     """``result`` with the test figures of the last epoch, and with those of the epoch chosen on
     validation, where its files are there."""
     data, results, prefixes = record["data"], [], [""]
+    for name in ("test", "valid"):  # runs from before it was counted do not tell
+        if known := data.get(name, {}).get("in_training"):
+            count = f"{known} of its {data[name]['rows']} {name} images"
+            notes.append(f"{folder}: {count} are, byte for byte, training images.")
     if record["settings"].get("valid_csv") and list(folder.glob("best_test_*")):
         prefixes.append("best_")
     for prefix in prefixes:

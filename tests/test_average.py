@@ -3,6 +3,7 @@
 import functools
 import hashlib
 import json
+import shutil
 
 import conftest
 import numpy as np
@@ -10,6 +11,7 @@ import pandas as pd
 import pytest
 import torch
 from conftest import MODEL_CODE, first_rows, load
+from coral_age import runs as run_folders
 
 average = load(MODEL_CODE / "average.py")
 script = load(MODEL_CODE / "utk-coral.py")
@@ -31,6 +33,7 @@ def runs(tmp_path_factory):
     tuned = [*same, "--epochs=1", f"--init_from={first / 'model.pt'}"]
     train(folder / "second", *tuned)
     train(folder / "third", *tuned, "--augment=2")
+    train(folder / "larger", *tuned, "--image_size=40")
     train(folder / "apart", *same, "--epochs=1")
     train(folder / "plain", *tuned, "--gender=0")
     (folder / "afad").mkdir()
@@ -80,6 +83,62 @@ def test_weights_that_have_no_mean(runs, tmp_path, capsys):
         err = refused(capsys, runs / "first", runs / other, *out)
         assert f"{runs / other}: its output layers are not those of {runs / 'first'}" in err
     assert not out[1].exists()
+
+
+def weights(run, name="model.pt"):
+    return torch.load(run / name, weights_only=True)
+
+
+def assert_mean(out, *states):
+    for name, tensor in weights(out).items():
+        if tensor.is_floating_point():
+            due = np.mean([state[name].numpy().astype(np.float64) for state in states], axis=0)
+            np.testing.assert_allclose(tensor, due, rtol=1e-6, atol=1e-9)
+
+
+@pytest.mark.parametrize("start", ["model.pt", "best_model.pt"])
+def test_a_run_with_validation(runs, tmp_path, start):
+    """Its best epoch's weights are taken, whichever of its two files the other run began from."""
+    first, out = tmp_path / "first", tmp_path / "mean"
+    shutil.copytree(runs / "first", first)
+    for name, source in {"model.pt": "third", "best_model.pt": "larger", start: "first"}.items():
+        shutil.copy(runs / source / "model.pt", first / name)
+    average.main([str(first), str(runs / "second"), "--outpath", str(out)])
+    assert_mean(out, weights(first, "best_model.pt"), weights(runs / "second"))
+
+
+def test_two_sizes_of_images(runs, tmp_path, capsys):
+    """Are told of; the mean is evaluated at the last run's."""
+    first, larger, out = runs / "first", runs / "larger", tmp_path / "mean"
+    average.main([str(first), str(larger), "--outpath", str(out)])
+    [line] = capsys.readouterr().err.splitlines()
+    assert line.startswith("average.py: warning: the runs saw images of several sizes")
+    assert f"({first} at 33, {larger} at 40 pixels); their mean is evaluated" in line
+    assert line.endswith("at 40")
+    assert json.loads((out / "run.json").read_text())["settings"]["image_size"] == 40
+    assert_mean(out, weights(first), weights(larger))
+
+
+def test_a_loss_of_ones_own(runs, tmp_path, monkeypatch, capsys):
+    """With CORAL's output layer: two runs of it have a mean, biases and all, one of it and one of
+    CORAL have none."""
+    monkeypatch.setattr(run_folders, "MODEL_CODE", tmp_path)
+    monkeypatch.setattr(run_folders, "SCRIPTS", ["utk-coral.py", "utk-corn.py"])
+    text = (MODEL_CODE / "utk-coral.py").read_text()
+    (tmp_path / "utk-coral.py").write_text(text)
+    (tmp_path / "utk-corn.py").write_text(text.replace('LOSS = "coral"', 'LOSS = "corn"'))
+    for name in ("first", "second"):
+        shutil.copytree(runs / name, tmp_path / name)
+        facts = json.loads((runs / name / "run.json").read_text())
+        facts["script"] = "utk-corn.py"
+        facts["script_sha256"] = average.digest_of(tmp_path / "utk-corn.py")
+        (tmp_path / name / "run.json").write_text(json.dumps(facts))
+    names, out = [tmp_path / "first", tmp_path / "second"], tmp_path / "mean"
+    average.main([*map(str, names), "--outpath", str(out)])
+    assert_mean(out, *map(weights, names))
+    assert json.loads((out / "run.json").read_text())["loss"] == "corn"
+    err = refused(capsys, names[0], runs / "second", "--outpath", tmp_path / "none")
+    assert f"{runs / 'second'}: its output layers are not those of {names[0]}\n" in err
 
 
 def test_siblings(runs, tmp_path, capsys):

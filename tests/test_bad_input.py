@@ -215,7 +215,8 @@ def test_a_cost_that_is_not_finite(data):
     options = ["--epochs=9", "--lr=1000", "--set=weight_decay=1000", "--seed=1"]
     result = run(ROOT / "model-code/utk-coral.py", *words(data), *options)
     assert result.returncode == 1
-    assert "the cost is" in result.stderr and result.stderr.count("\n") == 1
+    warning, error = result.stderr.splitlines()
+    assert "4 of 4 images are, byte for byte, training images" in warning and "the cost is" in error
     state = torch.load(data / "run" / "checkpoint.pt", weights_only=True)
     assert all(t.isfinite().all() for t in state["model"].values())
 
@@ -344,7 +345,9 @@ def test_missing_images(tmp_path, capsys):
     tiny = ["--epochs=1", "--batch_size=2", "--image_size=33", f"--outpath={tmp_path / 'run'}"]
     csvs = [f"--{name}_csv={tmp_path / 'rows.csv'}" for name in ("train", "test")]
     FACES.main([*csvs, *tiny, *here, "--skip_missing=1"])
-    facts = json.loads((tmp_path / "run" / "run.json").read_text())["data"]["train"]
+    data = json.loads((tmp_path / "run" / "run.json").read_text())["data"]
+    facts = data["train"]
+    assert data["test"]["in_training"] == 4  # they are the same rows
     digest = hashlib.sha256(b"1.jpg\n3.jpg\n5.jpg\n6.jpg\n7.jpg").hexdigest()
     assert (facts["rows"], facts["missing"], facts["missing_sha256"]) == (4, 5, digest)
     predictions = pd.read_csv(tmp_path / "run" / "test_predictions.csv")
@@ -359,6 +362,36 @@ def test_missing_images(tmp_path, capsys):
         (tmp_path / name).unlink(missing_ok=True)
     err = said(FACES, table, tmp_path, capsys, *here, "--skip_missing=1")
     assert "all 9 of 9 image files are missing" in err
+
+
+def test_training_images_among_the_others(tmp_path, capsys):
+    """Are counted by their bytes, whatever their names, one pair is named; what differs in a byte
+    that no pixel shows is another image."""
+    image = next((sample(FACES) / "images").rglob("*.jpg")).read_bytes()
+    rows = {"train": "abcb", "valid": "vb", "test": "tcau"}  # a file's last byte
+    for name, letters in rows.items():
+        for i, letter in enumerate(letters):
+            (tmp_path / f"{name}-{i}.jpg").write_bytes(image + letter.encode())
+        table = pd.DataFrame({"file": [f"{name}-{i}.jpg" for i in range(len(letters))], "age": 30})
+        table.to_csv(tmp_path / f"{name}.csv", index=False)
+    csvs = [f"--{name}_csv={tmp_path / name}.csv" for name in rows]
+    here = ["--image_size=33", f"--image_path={tmp_path}", "--outpath=unused"]
+    args = FACES.parse_settings([*csvs, *here])
+    splits = FACES.read_splits(args)
+    assert capsys.readouterr().err == ""
+    FACES.load_pixels(splits, args)
+    counts = {name: split.facts.get("in_training") for name, split in splits.items()}
+    assert counts == {"train": None, "valid": 1, "test": 2}
+    for line, name, count, pair in zip(
+        capsys.readouterr().err.splitlines(),
+        ("valid", "test"),
+        ("1 of 2", "2 of 4"),
+        (("row 2 (valid-1.jpg)", "row 4 (train-3.jpg)"), ("row 2 (test-1.jpg)", "row 3 (train-2.")),
+        strict=True,
+    ):
+        what = f"{tmp_path / name}.csv: {count} images are, byte for byte, training images"
+        assert line.startswith(f"faces-coral.py: warning: {what}: {pair[0]} is {pair[1]}")
+        assert f" of {tmp_path / 'train.csv'}, for one; make-csv.py --group_duplicates" in line
 
 
 @pytest.mark.parametrize("kind", ["png", "tif"])

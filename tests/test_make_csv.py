@@ -883,8 +883,8 @@ def test_orientation_is_warned_of(tmp_path, capsys):
 @pytest.mark.parametrize(
     "dataset, cutter",
     [
-        ("utk", "datasets/README.md, 'Your own photos'\n"),
-        ("faces", "datasets/README.md, 'Your own photos'\n"),
+        ("utk", "datasets/image-preprocessing-code/preprocess-faces.py\n"),
+        ("faces", "datasets/image-preprocessing-code/preprocess-faces.py\n"),
         ("cacd", "datasets/image-preprocessing-code/preprocess-cacd.py\n"),
         ("morph2", None),
     ],
@@ -902,8 +902,9 @@ def test_photos_that_are_no_squares(dataset, cutter, tmp_path, capsys):
     if cutter is None:
         assert shown == ""
     else:
+        assert (ROOT / cutter.strip()).is_file()
         what = f"2 of 6 images are no squares, the first is {names[1]!r}: training squeezes them"
-        assert shown == f"make-csv.py: warning: {what}; how faces are cut: {cutter}"
+        assert shown == f"make-csv.py: warning: {what}; to cut faces out: {cutter}"
 
 
 def test_damaged_exif_is_no_orientation(tmp_path):

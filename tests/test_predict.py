@@ -353,19 +353,6 @@ def test_aligned_faces(turn, side, middle):
     assert np.abs(shown(image) - due).max() < 1.5
 
 
-def test_the_crop_of_the_data_sets_page(tmp_path, monkeypatch):
-    """Eyes, nose and mouth of a photo's face lie where UTKFace has them."""
-    text = (ROOT / "datasets/README.md").read_text()
-    snippet = re.search(r"```python\n(.*?)```", text, re.S)[1]
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "path", [*sys.path])
-    ASTRONAUT.save("photo.jpg")
-    exec(snippet.replace('"model-code"', repr(str(CODE))), {})
-    with Image.open("my-faces/25/photo.jpg") as image:
-        [face] = detect.find_faces(np.asarray(image))
-    assert np.abs(face.points / detect.SIDE - detect.ALIGNED).max() < 0.05
-
-
 def test_alignment_is_by_least_squares():
     """No similarity takes ALIGNED nearer to these points than the one of square(), among some that
     differ a little."""

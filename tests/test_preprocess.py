@@ -24,10 +24,15 @@ dlib = pytest.importorskip("dlib")
 data = pytest.importorskip("skimage.data")
 
 FOLDER = ROOT / "datasets" / "image-preprocessing-code"
-CACD, MORPH2 = FOLDER / "preprocess-cacd.py", FOLDER / "preprocess-morph2.py"
+CACD, MORPH2, FACES = (FOLDER / f"preprocess-{name}.py" for name in ("cacd", "morph2", "faces"))
 sys.path.insert(0, str(FOLDER))
-cacd, morph2 = load(CACD), load(MORPH2)
+cacd, morph2, faces = load(CACD), load(MORPH2), load(FACES)
 sys.path.remove(str(FOLDER))
+ALL = pytest.mark.parametrize(
+    "script",
+    [CACD, MORPH2, pytest.param(FACES, marks=pytest.mark.slow)],
+    ids=["cacd", "morph2", "faces"],
+)
 
 ASTRONAUT = Image.fromarray(data.astronaut())  # public domain (NASA); two detections
 FACE = ASTRONAUT.crop((96, 0, 352, 256))  # one detection
@@ -71,6 +76,21 @@ def rejected(out):
 
 def jpegs(out):
     return {path.name: path.read_bytes() for path in out.glob("*.jpg")}
+
+
+def run_without(lacking, folder, *command):
+    """run() where the package ``lacking`` is not installed; the others are linked in ``folder``."""
+    packages = folder / "packages"
+    packages.mkdir()
+    for path in Path(np.__file__).parent.parent.iterdir():
+        if not path.name.lower().startswith((lacking, "_" + lacking)) and path.suffix != ".pth":
+            (packages / path.name).symlink_to(path)
+    return subprocess.run(
+        [sys.executable, "-S", *map(str, command)],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(packages)},
+    )
 
 
 # ---- CACD
@@ -403,6 +423,121 @@ def test_aligned_images(portraits, aligned):
     assert f"11 images in {portraits}\n        9 written to {out}\n" in printed
 
 
+# ---- Photos of one's own
+
+
+def assert_framed(path):
+    """Eyes, nose and mouth lie where UTKFace has them, in a JPEG of its size."""
+    with Image.open(path) as image:
+        assert (image.format, image.mode, image.size) == ("JPEG", "RGB", (200, 200))
+        assert image.quantization[0][0] == 2  # of quality 95, as above
+        [face] = faces.detect.find_faces(np.asarray(image))
+    assert np.abs(face.points / 200 - faces.detect.ALIGNED).max() < 0.07
+
+
+def two(larger, smaller, right):
+    """FACE enlarged twice, the second ``right`` pixels from the left, in a picture of 700x300."""
+    canvas = at(larger, 0, 20, (700, 300))
+    canvas.paste(at(smaller, 0, 0, (round(256 * smaller),) * 2), (right, 20))
+    return canvas
+
+
+@pytest.fixture(scope="module")
+def own(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("own")
+    for name in ("25/far", "30", ".hidden", "@eaDir"):
+        (folder / name).mkdir(parents=True)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    ASTRONAUT.save(folder / "25/a.png")
+    FACE.rotate(15, expand=True).save(folder / "25/a b.avif")
+    FACE.transpose(Image.Transpose.ROTATE_90).save(folder / "25/far/a.JPG", "JPEG", exif=exif)
+    FACE.convert("L").save(folder / "30/grey.tif")
+    two(1, 0.5, 300).save(folder / "30/large and small.png")
+    two(1, 0.9, 270).save(folder / "30/two alike.png")
+    LANDSCAPE.resize((300, 200)).save(folder / "30/coffee.jpg")
+    shutil.copy(ROOT / "tests/grid.heic", folder / "30")
+    (folder / "30/letter.jpg").write_text("Dear Sir")
+    for name in ("clip.mp4", "notes.txt", ".hidden/a.jpg", "@eaDir/a.jpg"):
+        (folder / name).write_text("no photo")
+    return folder
+
+
+def test_ones_own_photos(own, tmp_path):
+    """Of all kinds, in folders, upright, by the line of datasets/README.md."""
+    readme = (ROOT / "datasets/README.md").read_text()
+    name = "preprocess-faces.py --images PHOTOS --out my-faces"
+    assert f"\n    python datasets/image-preprocessing-code/{name}\n" in readme
+    out = tmp_path / "out"
+    printed = ok(FACES, own, out)
+    left = f"2 other files: 1 .mp4, 1 .txt; 1 folders named @... not searched, as {own}/@eaDir"
+    assert printed.splitlines() == [
+        f"{own}: left out: {left}",
+        f"9 images in {own}",
+        f"        6 written to {out}",
+        "        2 rejected: no face",
+        "        1 rejected: unreadable pixels",
+        "        2 of those with several faces, of which one is cut: several.csv",
+    ]
+    found = {path.relative_to(out).as_posix() for path in out.rglob("*.jpg")}
+    alone = {"25/a.jpg", "25/a b.jpg", "25/far/a.jpg", "30/grey.jpg"}
+    assert found == alone | {"30/large and small.jpg", "30/two alike.jpg"}
+    for name in found:
+        assert_framed(out / name)
+    assert rejected(out) == {
+        **{"30/coffee.jpg": "no face", "30/grid.heic": "no face"},
+        "30/letter.jpg": "unreadable pixels: not an image",
+    }
+    listed = (out / "several.csv").read_text().splitlines()
+    assert listed == ["file,faces", "30/large and small.png,2", "30/two alike.png,2"]
+
+    # the large face, and of two nearly as large the one in the middle, as if they were alone
+    for name, scale, left in [("large and small", 1, 0), ("two alike", 0.9, 270)]:
+        pixels = np.asarray(at(scale, left, 20, (700, 300)))
+        [face] = faces.detect.find_faces(pixels)
+        due = faces.detect.cut(pixels, *faces.detect.square(face.points, ""))
+        off = np.abs(pixels_of(out / f"30/{name}.jpg") - np.asarray(due, float))
+        assert np.median(off) < 3
+    image = np.asarray(ASTRONAUT)
+    [face] = faces.detect.find_faces(image)
+    due = as_jpeg(faces.detect.cut(image, *faces.detect.square(face.points, "")), 95)
+    assert np.array_equal(pixels_of(out / "25/a.jpg"), due)
+
+
+def test_heic_once_its_reader_is_there(own, tmp_path):
+    """Without it such photos are left out, not rejected: the same command does them later."""
+    images, out = tmp_path / "images", tmp_path / "out"
+    images.mkdir()
+    shutil.copy(own / "30/grid.heic", images)
+    FACE.save(images / "face.png")
+    result = run_without("pi_heif", tmp_path, FACES, "--images", images, "--out", out)
+    assert (result.returncode, result.stderr) == (0, "")
+    extras = "pip install -r requirements-extras.txt"
+    left = f"{images}: left out: 1 other files: 1 .heic; for HEIC {extras}\n1 images in "
+    assert result.stdout.startswith(left) and rejected(out) == {}
+    assert ok(FACES, images, out).startswith("2 images in ")
+    assert rejected(out) == {"grid.heic": "no face"}
+
+
+def test_folders_of_ones_own_that_are_refused(own, tmp_path):
+    out = tmp_path / "out"
+    (tmp_path / "empty/in it").mkdir(parents=True)
+    (tmp_path / "empty/in it/clip.mp4").write_text("no photo")
+    (tmp_path / "twins").mkdir()
+    for name in ("a.jpg", "a.png", "b.jpg", "b.png"):
+        (tmp_path / "twins" / name).write_text("not read")
+    twins = "'a.jpg' and 'a.png' both give 'a.jpg'; rename or remove one of them; and so on, 2 "
+    for images, where, problem in [
+        (own, own / "25/new", f"--out {own / '25/new'}: lies in --images; choose another folder"),
+        (own, own, "is the folder of --images; choose another folder"),
+        (tmp_path / "empty", out, "no photo in it or the folders in it (left out: 1 other files"),
+        (tmp_path / "none", out, f"{tmp_path / 'none'}: No such file or directory"),
+        (tmp_path / "twins", out, twins),
+    ]:
+        assert problem in refused(FACES, "--images", images, "--out", where)
+    assert not out.exists() and not (own / "25/new").exists()
+
+
 # ---- Interruptions
 
 
@@ -425,13 +560,13 @@ def fifty(tmp_path_factory):
 @pytest.fixture(scope="module")
 def uninterrupted(fifty, tmp_path_factory):
     outs = {}
-    for script in (CACD, MORPH2):
+    for script in (CACD, MORPH2, FACES):
         outs[script] = tmp_path_factory.mktemp("whole") / "out"
         ok(script, fifty, outs[script])
     return outs
 
 
-@pytest.mark.parametrize("script", [CACD, MORPH2], ids=["cacd", "morph2"])
+@ALL
 def test_one_truncated_image_among_fifty(script, fifty, uninterrupted):
     out = uninterrupted[script]
     no_face = {name: r for name, r in rejected(out).items() if r == "no face"}
@@ -472,9 +607,10 @@ MOMENTS = [
     (CACD, signal.SIGINT, "some images"),
     (MORPH2, signal.SIGKILL, "some lines"),
     (MORPH2, signal.SIGTERM, "some images"),
+    (FACES, signal.SIGKILL, "some images"),
     *(
         pytest.param(script, how, moment, marks=pytest.mark.slow)
-        for script in (CACD, MORPH2)
+        for script in (CACD, MORPH2, FACES)
         for how in (signal.SIGKILL, signal.SIGINT, signal.SIGTERM)
         for moment in ("first line", "workers start", "some lines", "some images", "most images")
     ),
@@ -488,7 +624,7 @@ def test_interrupted_run_goes_on(script, how, moment, fifty, uninterrupted, tmp_
     ready = {
         "first line": lambda: lines(journal) >= 1,
         "workers start": lambda: lines(journal) >= 1 and time.sleep(0.2) is None,
-        "some lines": lambda: lines(journal) >= (2 if script == CACD else 20),
+        "some lines": lambda: lines(journal) >= (20 if script == MORPH2 else 2),
         "some images": lambda: len(list(out.glob("*.jpg"))) >= 10,
         "most images": lambda: len(list(out.glob("*.jpg"))) >= 35,
     }[moment]
@@ -501,6 +637,7 @@ def test_interrupted_run_goes_on(script, how, moment, fifty, uninterrupted, tmp_
     done = {path: path.stat() for path in out.glob("*.jpg")}
     assert len(done) < 47
     known = [line for line in journal.read_bytes().splitlines(True) if line.endswith(b"\n")]
+    recorded = {json.loads(line).get("file") for line in known}
     with open(journal, "ab") as file:
         file.write(b'{"file": "20_A_Na')  # a line that a kill cut short
 
@@ -508,6 +645,8 @@ def test_interrupted_run_goes_on(script, how, moment, fifty, uninterrupted, tmp_
     assert jpegs(out) == jpegs(uninterrupted[script])
     assert rejected(out) == rejected(uninterrupted[script])
     for path, before in done.items():  # not written again
+        if path.name not in recorded:  # a kill came between the two
+            continue
         assert (path.stat().st_mtime_ns, path.stat().st_ino) == (before.st_mtime_ns, before.st_ino)
     after = journal.read_bytes().splitlines(True)
     assert after[: len(known)] == known
@@ -516,7 +655,7 @@ def test_interrupted_run_goes_on(script, how, moment, fifty, uninterrupted, tmp_
     assert {path.suffix for path in out.iterdir()} <= {".jpg", ".jsonl", ".json", ".csv"}
 
 
-@pytest.mark.parametrize("script", [CACD, MORPH2], ids=["cacd", "morph2"])
+@ALL
 def test_second_run_does_only_what_is_missing(script, fifty, uninterrupted, tmp_path):
     out = tmp_path / "out"
     out.mkdir()
@@ -629,7 +768,11 @@ def test_odd_names_on_an_ascii_terminal(tmp_path):
     assert listed == "file,reason\n21_Zoë_\\udce4.jpg,no face\n"
 
 
-@pytest.mark.parametrize("work", [(cacd.preprocess, Path("none"), False), (morph2.find_landmarks,)])
+WORK = [(cacd.preprocess, Path("none"), False), (morph2.find_landmarks,)]
+WORK.append((faces.preprocess, "20_A_Name_0001.jpg", Path("none")))
+
+
+@pytest.mark.parametrize("work", WORK)
 def test_failing_disk_rejects_no_image(work, tmp_path):
     with pytest.raises(FileNotFoundError):
         work[0](tmp_path / "listed but gone.jpg", *work[1:])
@@ -677,7 +820,7 @@ def test_bad_folders(uninterrupted, fifty, tmp_path):
         assert (out / "progress.jsonl").read_text() == text
 
 
-@pytest.mark.parametrize("script", [CACD, MORPH2], ids=["cacd", "morph2"])
+@ALL
 def test_photos_that_changed(script, portraits, tmp_path):
     """Results are those of the photos that are there: of one that is gone or another one now they
     are refused, and a rejected one is tried again."""
@@ -770,19 +913,11 @@ def test_morph2_without_any_face(tmp_path):
         (CACD, "dlib", "dlib-bin"),
         (MORPH2, "dlib", "dlib-bin"),
         (MORPH2, "face_recognition_models", "face-recognition-models"),
+        (FACES, "onnxruntime", "onnxruntime"),
     ],
 )
 def test_missing_extras(script, lacking, package, fifty, tmp_path):
-    site = Path(np.__file__).parent.parent
-    packages = tmp_path / "packages"
-    packages.mkdir()
-    for path in site.iterdir():
-        if not path.name.lower().startswith((lacking, "_" + lacking)) and path.suffix != ".pth":
-            (packages / path.name).symlink_to(path)
-    command = [sys.executable, "-S", script, "--images", fifty, "--out", tmp_path / "out"]
-    result = subprocess.run(
-        command, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(packages)}
-    )
+    result = run_without(lacking, tmp_path, script, "--images", fifty, "--out", tmp_path / "out")
     remedy = "pip install -r requirements-extras.txt"
     assert result.stderr == f"{script.name}: error: {package} is not installed: {remedy}\n"
     assert result.returncode == 2 and not (tmp_path / "out").exists()
@@ -820,7 +955,7 @@ def test_odd_tags_do_not_matter(exif, turned, tmp_path):
     assert size == ((20, 30) if turned else (30, 20))
 
 
-@pytest.mark.parametrize("work", [(cacd.preprocess, Path("none"), False), (morph2.find_landmarks,)])
+@pytest.mark.parametrize("work", WORK)
 def test_floats_and_long_integers_are_rejected(work, tmp_path):
     ramp = np.arange(400).reshape(20, 20) * 160
     file = tmp_path / "20_A_Name_0001.jpg"

@@ -598,6 +598,20 @@ def test_an_epoch_chosen_on_the_test_images(summarize, tmp_path):
         assert notes == [f"{f}: its best epoch was chosen on its test images." for f in due]
 
 
+def test_training_images_among_the_others(summarize, tmp_path, capsys):
+    """Their number, where a run knows it, is said beside the tables and in the report."""
+    folder = write_run(tmp_path / "run", count=20, valid=True)
+    facts = json.loads((folder / "run.json").read_text())
+    for name, count in (("valid", 0), ("test", 3)):
+        facts["data"][name]["in_training"] = count
+    (folder / "run.json").write_text(json.dumps(facts))
+    due = f"{folder}: 3 of its 20 test images are, byte for byte, training images."
+    summarize.main([str(folder)])
+    assert due in capsys.readouterr().err.splitlines()
+    summarize.main([str(folder), "--out", str(tmp_path / "report")])
+    assert due in (tmp_path / "report" / "results.md").read_text().splitlines()
+
+
 def test_starts_from_one_file(summarize, tmp_path):
     """By what is in it: a file of another content starts another comparison, its path does not."""
     folders = []
@@ -816,7 +830,7 @@ def test_what_is_averaged(summarize, tmp_path):
     weighted = [made(imp_weight=1), made(loss="ce"), made(loss="ordinal")]
     comparisons, _ = read_all(summarize, same + weighted)
     assert len(comparisons) == 1 and list(comparisons[0]) == [(*key, "") for key in GROUPS]
-    # of CORAL's biases' rate too, which no other loss has; a run from before there was one had 1
+    # of CORAL's biases' rate too, which CE and OR-CNN lack; a run from before there was one had 1
     rates = [made(bias_lr=1.0, seed=3), made(loss="ce", bias_lr=10.0, seed=4), made(bias_lr=10.0)]
     comparisons, notes = read_all(summarize, same + rates)
     names = {"coral": ("coral", 0, ""), "ce": ("ce", 0, ""), "faster": ("coral", 0, "bias_lr 10")}
@@ -842,6 +856,15 @@ def test_what_is_averaged(summarize, tmp_path):
         "CORAL, resnet18",
     ]
     assert len({summarize.colour(key) for key in groups}) == 4
+    # a loss of one's own may have such biases
+    own = [made(seed=6), made(seed=7, bias_lr=10.0)]
+    for folder in own:
+        record = json.loads((folder / "run.json").read_text()) | {"loss": "corn"}
+        (folder / "run.json").write_text(json.dumps(record))
+    assert [key for _, _, key, _ in keys(read_all(summarize, own)[0])] == [
+        ("corn", 0, ""),
+        ("corn", 0, "bias_lr 10"),
+    ]
     # a former or later option that is off is none
     assert len(read_all(summarize, [*same, made(mixup=0.0, some_path=None, seed=5)])[0]) == 1
     for other in (

@@ -1,4 +1,4 @@
-"""What the two preprocessing scripts do around one image: read, write, share out, go on.
+"""What the preprocessing scripts do around one image: read, write, share out, go on.
 
 What a run finds out about an image (its size in bytes, why it was rejected, its landmarks) is a
 line of OUT/progress.jsonl, written as soon as it is known. So a run that was interrupted, even by
@@ -39,7 +39,7 @@ warnings.simplefilter("error", Image.DecompressionBombWarning)  # rejects such a
 
 
 def argument_parser(description):
-    """Parser with the options of both scripts; its errors are one line, exit code 2."""
+    """Parser with the options of all these scripts; its errors are one line, exit code 2."""
     parser = argparse.ArgumentParser(description=description)
     parser.error = lambda message: parser.exit(2, f"{parser.prog}: error: {message}\n")
     parser.add_argument("--images", type=Path, required=True, metavar="IN", help="image folder")
@@ -77,9 +77,15 @@ def read_image(path):
     Raises ValueError if its content is at fault, OSError (a failing disk) if it cannot be read.
     """
     data = path.read_bytes()
+    with decoding(), Image.open(io.BytesIO(data), formats=FORMATS) as image:
+        return media.as_rgb(image, turn=True)
+
+
+@contextmanager
+def decoding():
+    """Raises ValueError, the reason of a rejection, for all that decoding raises."""
     try:
-        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-            return media.as_rgb(image, turn=True)
+        yield
     except UnidentifiedImageError:
         raise ValueError("unreadable pixels: not an image") from None
     except Exception as error:  # Pillow's decoders raise many kinds on corrupt files
@@ -87,7 +93,8 @@ def read_image(path):
 
 
 def result_name(name):
-    return f"{Path(name).stem}.jpg"
+    """The path below OUT of the result of an image, of whose path below IN this is."""
+    return Path(name).with_name(f"{Path(name).stem}.jpg").as_posix()
 
 
 def read_records(journal):
@@ -112,24 +119,18 @@ def read_records(journal):
                 raise ValueError("no landmarks")
         if not isinstance(record.get("rejected", ""), str):
             raise ValueError("no reason")
+        if not isinstance(record.get("faces", 1), int):
+            raise ValueError("no number")
         records[record["file"]] = record
     if settings is None:
         raise ValueError("no settings")
     return settings, records
 
 
-def start(parser, args, settings, packages):
-    """Check folders and options; returns the names of the images and the records so far.
-
-    ``settings``: what must be equal in all runs into the same OUT. ``packages``: {module: name on
-    PyPI} of what the workers import.
-    """
-    if args.workers < 1:
-        parser.error(f"--workers {args.workers}: must be at least 1")
-    for module, package in packages.items():
-        if importlib.util.find_spec(module) is None:
-            parser.error(f"{package} is not installed: {media.EXTRAS}")
-    entries = sorted(os.scandir(args.images), key=lambda entry: entry.name)
+def images_in(folder):
+    """The names of the images in ``folder``, sorted, and what is left out, in words. ValueError
+    where there is no image."""
+    entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
     files = [entry.name for entry in entries if entry.is_file()]
     names = [name for name in files if name.lower().endswith(SUFFIXES)]
     others = [name for name in files if not name.lower().endswith(SUFFIXES)]
@@ -138,16 +139,38 @@ def start(parser, args, settings, packages):
     left += [f"{len(broken)} links that lead nowhere"] * bool(broken)
     left = f"left out: {'; '.join(left)}" * bool(left)
     if not names:
-        parser.error(
-            f"--images {args.images}: no {', '.join(SUFFIXES)} file in it "
+        raise ValueError(
+            f"no {', '.join(SUFFIXES)} file in it "
             f"(subfolders are not searched{'; ' * bool(left)}{left})"
         )
+    return names, left
+
+
+def start(parser, args, settings, packages, find=images_in):
+    """Check folders and options; returns the names of the images and the records so far.
+
+    ``settings``: what must be equal in all runs into the same OUT. ``packages``: {module: name on
+    PyPI} of what the workers import. ``find`` is images_in, or what finds other images, named by
+    their paths below IN.
+    """
+    if args.workers < 1:
+        parser.error(f"--workers {args.workers}: must be at least 1")
+    for module, package in packages.items():
+        if importlib.util.find_spec(module) is None:
+            parser.error(f"{package} is not installed: {media.EXTRAS}")
+    try:
+        names, left = find(args.images)
+    except ValueError as problem:
+        parser.error(f"--images {args.images}: {problem}")
     if left:
         print(f"{args.images}: {left}", flush=True)
-    results = {}
+    results, twins = {}, []
     for name in names:
         if (other := results.setdefault(result_name(name), name)) != name:
-            parser.error(f"{args.images}: {other!r} and {name!r} both give {result_name(name)!r}")
+            twins.append(f"{other!r} and {name!r} both give {result_name(name)!r}")
+    if twins:
+        more = f"; and so on, {len(twins)} times" * (len(twins) > 1)
+        parser.error(f"{args.images}: {twins[0]}; rename or remove one of them{more}")
 
     args.out.mkdir(parents=True, exist_ok=True)
     if args.out.samefile(args.images):
@@ -177,7 +200,8 @@ def start(parser, args, settings, packages):
 def check_images(parser, args, names, results, records):
     """Refuse results of photos that are not there any more, or are others now; those that were
     rejected and are others now are forgotten, and so tried again."""
-    strays = sorted(path.name for path in args.out.glob("*.jpg") if path.name not in results)
+    found = {path.relative_to(args.out).as_posix() for path in args.out.rglob("*.jpg")}
+    strays = sorted(found - results.keys())
     if strays:
         what = f"{len(strays)} results of photos that are not in {args.images}: {strays[0]!r}, ..."
         parser.error(f"--out {args.out}: holds {what}; delete them, or choose another folder")
@@ -241,17 +265,19 @@ def run(parser, args, work, tasks, records, title):
 def finish(args, names, records):
     """List the rejected images in OUT/rejected.csv and print the counts."""
     rejected = [
-        (name.replace("\r", "\\r"), records[name]["rejected"])  # csv does not quote it
-        for name in names
-        if "rejected" in records.get(name, ())
+        (name, records[name]["rejected"]) for name in names if "rejected" in records.get(name, ())
     ]
-    listing = args.out / "rejected.csv"
-    with atomic_write(
-        listing, "w", encoding="utf-8", errors="backslashreplace", newline=""
-    ) as file:
-        csv.writer(file, lineterminator="\n").writerows([("file", "reason"), *rejected])
+    write_list(args.out / "rejected.csv", [("file", "reason"), *rejected])
     print(f"{len(names)} images in {args.images}")
     count = sum((args.out / result_name(name)).exists() for name in names)
     print(f"  {count:7d} written to {args.out}")
     for kind, count in Counter(reason.split(":")[0] for _, reason in rejected).most_common():
         print(f"  {count:7d} rejected: {kind}")
+
+
+def write_list(path, rows):
+    """Write ``rows``, the first of them the header and the first of each a file's name, as CSV."""
+    with atomic_write(path, "w", encoding="utf-8", errors="backslashreplace", newline="") as file:
+        for name, *others in rows:
+            row = name.replace("\r", "\\r"), *others  # which csv does not quote
+            csv.writer(file, lineterminator="\n").writerow(row)

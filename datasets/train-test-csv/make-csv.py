@@ -697,12 +697,11 @@ def main(argv=None):
         )
 
     if squeezed and dataset != "morph2":  # whose scripts cut a square out
-        cutter = "datasets/README.md, 'Your own photos'"
-        if dataset == "cacd":
-            cutter = "datasets/image-preprocessing-code/preprocess-cacd.py"
+        cutter = "preprocess-cacd.py" if dataset == "cacd" else "preprocess-faces.py"
         print(
             f"make-csv.py: warning: {len(squeezed)} of {len(digests)} images are no squares, the "
-            f"first is {squeezed[0]!r}: training squeezes them; how faces are cut: {cutter}",
+            f"first is {squeezed[0]!r}: training squeezes them; to cut faces out: "
+            f"datasets/image-preprocessing-code/{cutter}",
             file=sys.stderr,
         )
 
