@@ -74,7 +74,8 @@ def read_inputs(paths, search, model, sink):
         try:
             try:
                 # crops are turned if those were that the script has learned from
-                pixels = media.read_image(path, note, not search.crops or model.script.UPRIGHT)
+                turn = not search.crops or model.script.UPRIGHT
+                pixels, size = media.read_photo(path, note, turn)
             except PIL.UnidentifiedImageError:
                 clip = Clip()
                 with closing(media.read_video(path, clip, note)) as frames:
@@ -86,7 +87,7 @@ def read_inputs(paths, search, model, sink):
                         yield look_at(picture, search, model)
                         sink.count(1, 0)
             else:
-                yield look_at(Picture(source, pixels, path), search, model)
+                yield look_at(Picture(source, pixels, path, size=size), search, model)
                 sink.count(1, 0)
         except Exception as error:  # Pillow and FFmpeg raise many kinds on damaged files
             failed = error
@@ -150,7 +151,7 @@ def finish(pictures, model, sink, batch_size):
                 clip.outside += [(picture.number, box) for box in picture.outside]
                 clip.size = picture.pixels.shape[1::-1]
             elif picture.outside:
-                outside, size = [(None, b) for b in picture.outside], picture.pixels.shape[1::-1]
+                outside, size = [(None, box) for box in picture.outside], picture.own_size()
                 turned = as_shown(picture.outside[0], picture.path, size)
                 how = "" if turned is None else ", as it is shown, turned upright"
                 sink.fail(picture.source, outside_error(outside, size, how))
