@@ -280,6 +280,7 @@ def about(model):
         "youngest": model.script.YOUNGEST_AGE,
         "coverage": COVERAGE,
         "megabytes": MEGABYTES,
+        "suffixes": sorted(media.known_suffixes()),
     }
 
 
@@ -287,13 +288,15 @@ def photo(model, path):
     """The faces in the image ``path``, as of faces(), and the path of its marked copy, None if it
     can't be written. PIL.UnidentifiedImageError if the file may hold a video instead."""
     notes = []
-    pixels = media.read_image(path, notes.append)
+    pixels, (width, height) = media.read_photo(path, notes.append)
     found, marks = faces(model, pixels), []
+    scale = np.tile(np.divide((width, height), pixels.shape[1::-1]), 2)
     for face in found:
         face["words"] = words_of(face, model)
         number = f"#{face['face']}  " * (len(found) > 1)
         box = [face[side] for side in SIDES]
         marks.append((box, number + sentence(face, model)))
+        face |= dict(zip(SIDES, np.round(box * scale).astype(int).tolist(), strict=True))
     copy = path.with_name("marked.jpg")
     try:
         image = mark(pixels, marks)
@@ -302,7 +305,6 @@ def photo(model, path):
     except Exception as error:  # as a full disk; Pillow raises many kinds
         notes.append(f"its marked copy: {reason_of(error)}")
         copy = None
-    height, width = pixels.shape[:2]
     return {"faces": found, "width": width, "height": height, "notes": notes}, copy
 
 

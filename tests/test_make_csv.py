@@ -688,14 +688,15 @@ def test_photos_that_training_cannot_read(tmp_path, capsys):
     printed = capsys.readouterr().out
     line = next(line for line in printed.splitlines() if "other files" in line)
     assert line.startswith(f"3 images in {images}, 0 rejected, 4 other files: 2 .heic, 1 .")
-    assert line.endswith("; convert HEIC and AVIF to JPEG") and len(line.split(", ")) == 5
+    advice = "; convert HEIC, AVIF and raw photos to JPEG"
+    assert line.endswith(advice) and len(line.removesuffix(advice).split(", ")) == 5
     assert f"link not followed: {images}/30/gone.jpg: leads nowhere\n" in printed
     for name in ("25/a.webp", "25/b.jfif", "30/c.jpg", "30/notes.txt"):
         (images / name).unlink()
     for dataset in ("faces", "utk"):
         message = refused(capsys, dataset, "--images", images, "--out", tmp_path / "2")
         assert f".webp{', .bmp, .tif, .tiff' * (dataset == 'faces')} file in it (left" in message
-        assert message.endswith("(left out: 2 .heic, 1 .avif; convert HEIC and AVIF to JPEG)\n")
+        assert message.endswith(f"(left out: 2 .heic, 1 .avif{advice})\n")
 
 
 def test_folder_and_name_must_agree(tmp_path):

@@ -1,7 +1,7 @@
 """media.py, and what predict.py makes of it: files as people have them, made here by Pillow and
-PyAV. Only grid.heic was not: an image of 1024x768 pixels in four tiles; nothing here writes
-HEIC."""
+PyAV. Only grid.heic was not: an image of 1024x768 pixels in four tiles."""
 
+import io
 import os
 import shutil
 import struct
@@ -9,10 +9,11 @@ import warnings
 from fractions import Fraction
 from pathlib import Path
 
+import coral_age
 import numpy as np
 import pytest
 from conftest import ROOT, load
-from coral_age import hdr, marked, media
+from coral_age import hdr, marked, media, raw
 from coral_age.tracks import Clip
 from PIL import Image, ImageEnhance, ImageOps
 from test_predict import (  # noqa: F401 (bare is a fixture)
@@ -21,9 +22,12 @@ from test_predict import (  # noqa: F401 (bare is a fixture)
     PLACE,
     av,
     bare,
+    box_of,
     call,
     moving,
     near,
+    peak_of,
+    predict,
     read_video,
     save_video,
     small,
@@ -462,11 +466,52 @@ def test_a_karaoke_disc_is_no_video(bare, tmp_path, capsys):  # noqa: F811
     assert reason == "neither an image nor a video (cdg)"
 
 
-@pytest.mark.parametrize("name", ["readme.txt", "group.nfo", "drawing.ans", "photo.jpg"])
-def test_text_is_no_video(name, bare, tmp_path, capsys):  # noqa: F811
-    (tmp_path / name).write_text("Dear reader,\n" * 500)
-    reason = failing(bare, tmp_path, capsys, tmp_path / name)
-    assert reason.startswith("neither an image nor a video (")
+TEXTS = {
+    "readme.txt": "Dear reader,\n" * 500,
+    "group.nfo": "Dear reader,\n" * 500,
+    "drawing.ans": "\x1b[1mDear reader,\n",
+    "page.jpg": "<!DOCTYPE html>\n<html><body>Not found</body></html>",
+    "answer.jpg": '{"error": "not found"}',
+    "drawing.png": '<?xml version="1.0"?>\n<svg xmlns="http://www.w3.org/2000/svg"/>',
+    "list.mp4": "#EXTM3U\n#EXT-X-TARGETDURATION:9\n#EXTINF:9,\nfilm.avi\n#EXT-X-ENDLIST\n",
+    "list.jpg": "ffconcat version 1.0\nfile film.avi\n",
+    "cars.bmp": "BMW and others",
+    "pnm.ppm": "P5 is grey, P6 has colours",
+    "umlauts.jpg": "\ufeffGrüße an alle",
+    "a.mov": "a",
+}
+
+
+@pytest.mark.parametrize("code", ["utf-8", "utf-16"])
+def test_text_is_neither(code, bare, tmp_path, capsys, monkeypatch):  # noqa: F811
+    """However it is named, in a folder, as bytes, or as a video: FFmpeg never sees it, which would
+    follow lists of other files."""
+    model = predict.load(weights=bare[1], script=bare[3], image_size=32)
+    monkeypatch.setattr(av, "open", lambda *_, **__: pytest.fail("FFmpeg was asked"))
+    for name, text in TEXTS.items():
+        (tmp_path / name).write_bytes(text.encode(code))
+    assert call(*bare, tmp_path, *(tmp_path / name for name in TEXTS), "--no_draw") == 1
+    lines = capsys.readouterr().err.splitlines()
+    told = dict(line.removeprefix("predict.py: error: ").split(": ", 1) for line in lines)
+    line = "neither an image nor a video (it begins as text)"
+    assert told == {str(tmp_path / name): line for name in TEXTS} and len(lines) == len(TEXTS)
+    for name in TEXTS:
+        with pytest.raises(ValueError, match="^neither an image nor a video .it begins as text.$"):
+            coral_age.faces(model, (tmp_path / name).read_bytes())
+        with pytest.raises(ValueError, match="^neither an image nor a video .it begins as text.$"):
+            list(coral_age.video(model, tmp_path / name))
+
+
+def test_pictures_that_begin_as_text(tmp_path):
+    """PPM files do, and YUV4MPEG2, a kind of video."""
+    (tmp_path / "a.ppm").write_bytes(b"P3 2 1 255\n" + b" 65 " * 6 + b"\n" * 50)
+    (tmp_path / "b.ppm").write_bytes(b"P6\n# made by hand\n9 9 255\n" + b"A" * 243)
+    for name, shape in (("a.ppm", (1, 2, 3)), ("b.ppm", (9, 9, 3))):
+        pixels = media.read_image(tmp_path / name, pytest.fail)
+        assert pixels.shape == shape and (pixels == 65).all()
+    film = b"YUV4MPEG2 W16 H16 F25:1 Ip A1:1 C420jpeg\nFRAME\n" + b"A" * 384
+    (tmp_path / "a.y4m").write_bytes(film)
+    assert len(list(media.read_video(tmp_path / "a.y4m", Clip(), pytest.fail))) == 1
 
 
 def test_an_unknown_codec(bare, tmp_path, capsys):  # noqa: F811
@@ -692,10 +737,9 @@ def signal_of(light, transfer):
     return np.where(scene <= 1 / 12, np.sqrt(3 * scene), high)
 
 
-@pytest.mark.parametrize("transfer", [16, 18])
-def test_videos_of_high_dynamic_range(transfer, tmp_path):
-    """A film whose brightest is at 70 % of white looks as its twin in sRGB."""
-    twin = np.asarray(small(0.5)) * 0.85
+def wide_planes(twin, transfer):
+    """The planes of an array like ``twin``, (128, 128, 3) in sRGB, of high dynamic range: 10 bits,
+    4:2:0, BT.2020, uint16 (192, 128)."""
     light = twin / 255
     light = 203 * np.where(light <= 0.04045, light / 12.92, ((light + 0.055) / 1.055) ** 2.4)
     wide = np.maximum(light @ np.linalg.inv(hdr.TO_BT709).T, 0)
@@ -704,19 +748,266 @@ def test_videos_of_high_dynamic_range(transfer, tmp_path):
     planes = [64 + 876 * luma, 512 + 896 * (blue - luma) / 1.8814]
     planes.append(512 + 896 * (red - luma) / 1.4746)
     planes[1:] = [plane.reshape(64, 2, 64, 2).mean((1, 3)) for plane in planes[1:]]
-    flat = np.concatenate([plane.ravel() for plane in planes]).round().astype(np.uint16)
-    path = tmp_path / "film.mp4"
+    flat = np.concatenate([plane.ravel() for plane in planes])
+    return flat.round().astype(np.uint16).reshape(192, 128)
+
+
+def save_wide(path, planes, transfer, codec, **options):
+    """Write a frame of wide_planes() by an encoder of FFmpeg, with this transfer characteristic."""
     with av.open(path, "w") as container:
-        stream = container.add_stream("libx264", 30)
+        stream = container.add_stream(codec, 30)
         stream.width, stream.height, stream.pix_fmt = 128, 128, "yuv420p10le"
-        stream.options = {
-            "crf": "8",
-            "x264-params": f"colorprim=9:transfer={transfer}:colormatrix=9",
-        }
+        stream.options = options
         for name, value in (("color_trc", transfer), ("color_primaries", 9), ("colorspace", 9)):
             setattr(stream.codec_context, name, value)
-        frame = av.VideoFrame.from_ndarray(flat.reshape(192, 128), format="yuv420p10le")
+        frame = av.VideoFrame.from_ndarray(planes, format="yuv420p10le")
         container.mux(stream.encode(frame))
         container.mux(stream.encode())
+
+
+@pytest.mark.parametrize("transfer", [16, 18])
+def test_videos_of_high_dynamic_range(transfer, tmp_path):
+    """A film whose brightest is at 70 % of white looks as its twin in sRGB."""
+    twin, path = np.asarray(small(0.5)) * 0.85, tmp_path / "film.mp4"
+    params = f"colorprim=9:transfer={transfer}:colormatrix=9"
+    planes = wide_planes(twin, transfer)
+    save_wide(path, planes, transfer, "libx264", crf="8", **{"x264-params": params})
     [(_, pixels)] = media.read_video(path, Clip(), pytest.fail)
     assert np.abs(pixels - twin).mean() < 6
+
+
+def box(kind, *parts):
+    """A box of an ISO base media file."""
+    content = b"".join(parts)
+    return struct.pack(">I", 8 + len(content)) + kind + content
+
+
+def heic(stream, colours):
+    """A frame of 128x128 pixels of 10 bits in HEVC, the bytes of the stream (ITU-T H.265, annex B),
+    as a HEIC with these primaries, transfer characteristic and matrix (ISO/IEC 23008-12)."""
+    units = [unit.rstrip(b"\0") for unit in stream.split(b"\0\0\1")[1:]]
+    units = [(unit[0] >> 1, struct.pack(">I", len(unit)) + unit) for unit in units]
+    frame = b"".join(unit for kind, unit in units if kind < 32)
+    settings = bytes.fromhex("01022000000000000000000000f000fcfdfafa00000f03")  # of three kinds
+    for due in (32, 33, 34):
+        [unit] = [unit for kind, unit in units if kind == due]
+        settings += bytes([0x80 | due, 0, 1]) + unit[2:]
+    properties = box(b"hvcC", settings), box(b"ispe", struct.pack(">III", 0, 128, 128))
+    properties += (box(b"colr", b"nclx", struct.pack(">HHHB", *colours, 0)),)
+    used = struct.pack(">IIHBBBB", 0, 1, 1, 3, 0x81, 2, 3)
+    entry = box(b"infe", struct.pack(">IHH", 2 << 24, 1, 0), b"hvc1\0")
+
+    def meta(place):
+        location = struct.pack(">IHHHHHII", 0, 0x4400, 1, 1, 0, 1, place, len(frame))
+        return box(
+            b"meta",
+            bytes(4),
+            box(b"hdlr", bytes(8), b"pict", bytes(13)),
+            box(b"pitm", struct.pack(">IH", 0, 1)),
+            box(b"iloc", location),
+            box(b"iinf", struct.pack(">IH", 0, 1), entry),
+            box(b"iprp", box(b"ipco", *properties), box(b"ipma", used)),
+        )
+
+    head = box(b"ftyp", b"heic", bytes(4), b"mif1heic")
+    return head + meta(len(head) + len(meta(0)) + 8) + box(b"mdat", frame)
+
+
+@pytest.mark.parametrize("kind", ["heic", "avif"])
+@pytest.mark.parametrize("transfer", [16, 18])
+def test_photos_of_high_dynamic_range(transfer, kind, bare, tmp_path, capsys):  # noqa: F811
+    """Of 10 bits: they look as their twin in sRGB, and the face is where that has it."""
+    twin, path = np.asarray(small(0.5)) * 0.85, tmp_path / f"photo.{kind}"
+    planes = wide_planes(twin, transfer)
+    if kind == "avif":
+        save_wide(path, planes, transfer, "libsvtav1", preset="8", crf="8")
+    else:
+        quiet = {"x265-params": "log-level=error"}
+        save_wide(tmp_path / "a.hevc", planes, 2, "libx265", crf="8", **quiet)  # 2: unknown
+        path.write_bytes(heic((tmp_path / "a.hevc").read_bytes(), (9, transfer, 9)))
+    pixels = media.read_image(path, pytest.fail)
+    assert np.abs(pixels - twin).mean() < 6
+    code, [row], _, err = answers(bare, tmp_path, capsys, path)
+    assert code == 0 and err == [] and near(row, PLACE / 2)
+
+
+# ---- Raw photos
+
+
+def raw_photo(pictures, mark=bytes(8), chained=False):
+    """A TIFF file whose first picture has the others in it, or with ``chained`` after it: of each a
+    dict of numbers by tag, and its data, whose place and length are those of the tags ``names``."""
+    content, places = bytearray(b"II*\0" + bytes(4) + mark), []
+    for number, (tags, data, names) in reversed(list(enumerate(pictures))):
+        tags = tags | dict(zip(names, (len(content), len(data)), strict=True))
+        content += data + bytes(len(data) % 2)
+        if places and not number and not chained:
+            tags[330] = len(content) if len(places) > 1 else places[0]
+            content += struct.pack(f"<{len(places)}I", *places)
+        following = places[0] if places and chained else 0
+        count = {330: len(places)}
+        places.insert(0, len(content))
+        content += struct.pack("<H", len(tags))
+        for tag, value in sorted(tags.items()):
+            content += struct.pack("<HHII", tag, 4, count.get(tag, 1), value)
+        content += struct.pack("<I", following)
+    content[4:8] = struct.pack("<I", places[0])
+    return bytes(content)
+
+
+def encoded(image):
+    file = io.BytesIO()
+    image.save(file, "JPEG", quality=95)
+    return file.getvalue()
+
+
+def sizes(width, height, **tags):
+    return {256: width, 257: height} | {int(tag[1:]): value for tag, value in tags.items()}
+
+
+SENSOR = bytes.fromhex("ffd8ffc3000b0e0100010001110000ffd9")  # lossless, of 14 bits
+THUMB = np.asarray(small(0.25)).tobytes()
+
+
+def raw_photos(full, whole):
+    """As those cameras write them, with a JPEG like ``full`` of a raw picture of ``whole`` pixels,
+    whose top is on the right."""
+    jpeg, (width, height) = encoded(full.transpose(Image.Transpose.ROTATE_90)), whole
+    thumb = sizes(64, 64, _254=1, _258=8, _259=1, _262=2, _274=6, _277=3, _278=64)
+    sensor = sizes(height, width, _254=0, _259=7, _262=32803), SENSOR, raw.STRIPS
+    preview = sizes(*full.size[::-1], _254=1, _259=7, _262=6), jpeg, raw.STRIPS
+    small_one = sizes(64, 64), encoded(small(0.25)), raw.JPEG
+    return {
+        "dng": raw_photo([(thumb | {50706: 260}, THUMB, raw.STRIPS), sensor, preview]),
+        "nef": raw_photo([(thumb, THUMB, raw.STRIPS), ({254: 1}, jpeg, raw.JPEG), sensor]),
+        "arw": raw_photo([({254: 1, 274: 6}, jpeg, raw.JPEG), sensor, small_one]),
+        "cr2": raw_photo(
+            [
+                (sizes(height, width, _259=6, _274=6), jpeg, raw.STRIPS),
+                small_one,
+                ({259: 6}, SENSOR, raw.STRIPS),
+            ],
+            mark=b"CR\2\0" + bytes(4),
+            chained=True,
+        ),
+    }
+
+
+def test_raw_photos(bare, tmp_path, capsys):  # noqa: F811
+    """The camera's own JPEG is read, upright, by a folder's or another name; the data sets' tools
+    refuse the photos."""
+    tall = Image.new("RGB", (256, 320), GREY)
+    tall.paste(FACE)
+    photos = raw_photos(tall, (264, 330))
+    with Image.open(io.BytesIO(encoded(tall.transpose(Image.Transpose.ROTATE_90)))) as image:
+        due = np.rot90(np.asarray(image), -1)
+    make_csv = load(ROOT / "datasets" / "train-test-csv" / "make-csv.py")
+    batch = load(ROOT / "datasets" / "image-preprocessing-code" / "batch.py")
+    (tmp_path / "in").mkdir()
+    for kind, content in photos.items():
+        (tmp_path / "in" / f"a.{kind.upper()}").write_bytes(content)
+        assert np.array_equal(media.read_image(content, pytest.fail), due)
+        (tmp_path / "in" / f"{kind}.tif").write_bytes(content)
+        reason = "unreadable pixels: a raw photo; convert it to JPEG, by the camera's program, "
+        assert make_csv.inspect(tmp_path / "in" / f"{kind}.tif")[1].startswith(reason)
+        with pytest.raises(ValueError, match=f"^{reason}"):
+            batch.read_image(tmp_path / "in" / f"{kind}.tif")
+    code, rows, _, err = answers(bare, tmp_path, capsys, tmp_path / "in")
+    assert code == 0 and err == [] and len(rows) == 8
+    assert all(near(row, PLACE) for row in rows)
+
+
+def test_raw_photos_without_a_large_jpeg(bare, tmp_path, capsys):  # noqa: F811
+    """Half of the raw picture's sides is enough, less is refused, and so are kinds not read."""
+    half, less = (raw_photos(small(scale), (256, 256)) for scale in (0.5, 0.49))
+    advice = "convert it to JPEG, by the camera's program, darktable or RawTherapee"
+    line = "a raw photo without a JPEG of its full size in it (125x125 of 256x256 pixels); "
+    for kind, content in half.items():
+        assert media.read_image(content, pytest.fail).shape == (128, 128, 3)
+        (tmp_path / f"a.{kind}").write_bytes(less[kind])
+        assert failing(bare, tmp_path, capsys, tmp_path / f"a.{kind}") == line + advice
+    begins = b"FUJIFILMCCD-RAW 0201", b"IIRO\x08\0", b"IIU\0\x18\0", b"\0\0\0\x18ftypcrx \0\0\0\1"
+    for begin in begins:
+        with pytest.raises(ValueError) as problem:
+            media.read_image(begin + bytes(500), pytest.fail)
+        assert str(problem.value) == f"a raw photo of a kind that is not read; {advice}"
+
+
+def test_other_tiff_files_are_no_raw_photos():
+    """One picture that says that it is a smaller copy, and a large one with smaller ones in it."""
+    thumb = sizes(64, 64, _254=1, _258=8, _259=1, _262=2, _277=3, _278=64), THUMB, raw.STRIPS
+    large = sizes(128, 128, _258=8, _259=1, _262=2, _277=3, _278=128)
+    data = np.asarray(small(0.5)).tobytes()
+    for pictures, side in (([thumb], 64), ([(large, data, raw.STRIPS), thumb], 128)):
+        raw.refuse(raw_photo(pictures))
+        assert media.read_image(raw_photo(pictures), pytest.fail).shape == (side, side, 3)
+
+
+# ---- Very large photos
+
+
+def large_kinds(folder):
+    """Files of FACE with a line more, 256x257 pixels, of several kinds, whose top is on the right;
+    each a path and the pixels that are due of it at half its size: means of four pixels."""
+    face = Image.new("RGB", (256, 257))
+    face.paste(FACE)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    turned = face.transpose(Image.Transpose.ROTATE_90)
+    kinds = {"a.png": turned, "b.jpg": turned, "c.tif": turned, "d.png": turned.quantize(50)}
+    kinds["e.png"] = Image.fromarray(np.asarray(turned.convert("L")).astype(np.uint16) << 8)
+    for name, image in kinds.items():
+        image.save(folder / name, exif=exif, **{"quality": 95} if name == "b.jpg" else {})
+        eight = turned.convert("L") if name == "e.png" else image
+        half = eight.convert("RGB").reduce(2).transpose(Image.Transpose.ROTATE_270)
+        yield folder / name, np.asarray(half)
+
+
+def test_large_photos_are_read_at_half_their_size(bare, tmp_path, capsys, monkeypatch):  # noqa: F811
+    """Here from few pixels on. Boxes are in the photo's own pixels, also the user's, to the pixel,
+    and where they are outside; the copy has half; in what has four times as many, a line."""
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 200 * 200)
+    due, line = dict(large_kinds(tmp_path)), "256x257 pixels, read at half its width and height"
+    for path, pixels in due.items():
+        notes = []
+        found, size = media.read_photo(path, notes.append)
+        assert size == (256, 257) and notes == [line] and found.shape == (129, 128, 3)
+        assert np.abs(found - pixels.astype(int)).mean() < (2 if path.suffix == ".jpg" else 1e-9)
+    code, rows, _, err = answers(bare, tmp_path, capsys, *due)
+    assert code == 0 and err == [f"predict.py: warning: {path}: {line}" for path in due]
+    assert len(rows) == 5 and all(near(row, PLACE) for row in rows)
+    with Image.open(tmp_path / "out" / "a.jpg") as copy:
+        assert copy.size == (128, 129)
+    model = predict.load(weights=bare[1], script=bare[3], image_size=32)
+    [face] = coral_age.faces(model, tmp_path / "a.png")
+    assert {side: str(face[side]) for side in ("left", "top", "right", "bottom")}.items() <= (
+        rows[0].items()
+    )
+
+    boxes = tmp_path / "boxes.csv"
+    lines = [f"{path},87,61,175,179" for path in due] + [f"{tmp_path / 'a.png'},258,9,290,99"]
+    boxes.write_text("\n".join(["source,left,top,right,bottom", *lines]))
+    code, given, _, err = answers(bare, tmp_path, capsys, *due, "--boxes", boxes)
+    assert code == 1 and [list(box_of(row)) for row in given] == [[87, 61, 175, 179]] * 5
+    assert [row["gender"] for row in given] == [row["gender"] for row in rows]
+    [problem] = [one for one in err if "error" in one]
+    assert "[258.0, 9.0, 290.0, 99.0] is outside the picture, (256, 257), as it is sh" in problem
+
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100 * 100)
+    with pytest.raises(ValueError, match="^more than 0 megapixels, in PNG; make it smaller$"):
+        media.read_image(tmp_path / "a.png", pytest.fail)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.name != "posix", reason="measures memory by resource")
+@pytest.mark.parametrize("size, name", [((16_320, 12_240), "a.jpg"), ((15_000, 15_000), "a.png")])
+def test_memory_of_photos_of_200_megapixels(size, name, bare, tmp_path, monkeypatch):  # noqa: F811
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", None)
+    photo = Image.new("RGB", size, GREY)
+    photo.paste(FACE.resize((2048, 2048)), (3000, 2000))
+    photo.save(tmp_path / name, compress_level=1)
+    del photo
+    peak = peak_of(*bare, tmp_path / name, "--out", tmp_path / "out")
+    [row] = table(tmp_path / "out")
+    assert near(row, PLACE * 8 + [3000, 2000] * 2)
+    assert peak < 2e6

@@ -158,7 +158,7 @@ def due(model, image):
 # ---- What is answered
 
 JSON = {"Accept": "application/json"}
-NO_PHOTO = "neither an image nor a video, or too damaged (invalid data)"
+NO_PHOTO = "neither an image nor a video (it begins as text)"
 
 
 def test_the_commands_of_the_page_for_programs(server, model, tmp_path):
@@ -679,11 +679,44 @@ def test_files_dropped(page, model):
     shown = photo.locator("strong").all_inner_texts()
     assert shown == [answers.words_of(face, model)[0] for face in faces] and len(shown) == 2
     for article, line in (
-        (letter, "<b>letter.jpg: neither an image nor a video, or too damaged (invalid data)"),
+        (letter, f"<b>letter.jpg: {NO_PHOTO}"),
         (empty, "empty.jpg: the file is empty, or comes without its length"),
         (large, "large.mp4: larger than 200 MB"),
     ):
         assert article.locator(".error").all_inner_texts() == [line]
+
+
+def test_a_folder_dropped(page, model, tmp_path):
+    """By the browser's own means, beside a photo: each photo in it and in the folders in it is
+    answered for, more than the 100 that the browser lists at once; what is hidden or no photo is
+    not; a folder without any gets a line."""
+    folder, single, empty = tmp_path / "holiday", tmp_path / "single.png", tmp_path / "empty"
+    for place in (folder / "deep", folder / ".thumbnails", folder / "@eaDir", empty):
+        place.mkdir(parents=True)
+    small(0.5).save(single)
+    for name in ("b.png", "deep/a.PNG", ".hidden.png", ".thumbnails/t.png", "@eaDir/t.png"):
+        small(0.4).save(folder / name, "PNG")
+    for number in range(120):
+        (folder / f"{number}.txt").write_text("nothing")
+    (folder / "letter.jpg").write_text("Dear reader,")
+    (empty / "notes.txt").write_text("nothing")
+    session = page.context.new_cdp_session(page)
+    files = [str(path) for path in (single, folder, empty)]
+    data = {"items": [], "files": files, "dragOperationsMask": 1}
+    for kind in ("dragEnter", "dragOver", "drop"):
+        session.send("Input.dispatchDragEvent", {"type": kind, "x": 200, "y": 100, "data": data})
+    page.get_by_text("empty: no photo or video in this folder").wait_for()
+    nothing, left, letter, deep, first, alone = articles(page, 6)
+    names = "single.png", "holiday/b.png", "holiday/deep/a.PNG", "holiday/letter.jpg"
+    for article, name in zip((alone, first, deep, letter), names, strict=True):
+        assert article.locator("h2").inner_text() == name
+    for article, scale in ((alone, 0.5), (first, 0.4), (deep, 0.4)):
+        [face] = predict.faces(model, small(scale))
+        shown = article.locator("strong").all_inner_texts()
+        assert shown == [answers.words_of(face, model)[0]]
+    assert letter.locator(".error").all_inner_texts() == [f"holiday/letter.jpg: {NO_PHOTO}"]
+    assert left.inner_text() == "holiday: 120 other files left out"
+    assert nothing.locator(".error").count() == 1
 
 
 def test_a_video_in_the_browser(page, run, tmp_path):

@@ -288,21 +288,27 @@ def test_reduced_in_bands(width, height, scale):
     assert np.array_equal(detect.resized(pixels, size), Image.fromarray(pixels).resize(*given))
 
 
+def peak_of(*words):
+    """The kilobytes that a process of predict.py with these arguments has taken at most."""
+    code = "import resource, runpy, sys; sys.argv = sys.argv[1:]\n"
+    code += f"sys.path.insert(0, {str(CODE)!r})\n"
+    code += "try: runpy.run_path(sys.argv[0], run_name='__main__')\n"
+    code += "finally: print('kB', resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
+    words = [sys.executable, "-c", code, PREDICT, *words]
+    done = subprocess.run(list(map(str, words)), capture_output=True, text=True)
+    return int(done.stdout.split()[-1])
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_memory_of_a_photo_of_fifty_megapixels(bare, tmp_path):
     path = tmp_path / "large.jpg"
     photo = Image.new("RGB", (8660, 5774), GREY)
     photo.paste(FACE.resize((2048, 2048)), (3000, 2000))
     photo.save(path)
-    code = "import resource, runpy, sys; sys.argv = sys.argv[1:]\n"
-    code += f"sys.path.insert(0, {str(CODE)!r})\n"
-    code += "try: runpy.run_path(sys.argv[0], run_name='__main__')\n"
-    code += "finally: print('kB', resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
-    words = [sys.executable, "-c", code, PREDICT, *bare, path, "--out", tmp_path / "out"]
-    done = subprocess.run(list(map(str, words)), capture_output=True, text=True)
+    peak = peak_of(*bare, path, "--out", tmp_path / "out")
     [row] = table(tmp_path / "out")
     assert near(row, PLACE * 8 + [3000, 2000] * 2)
-    assert int(done.stdout.split()[-1]) < 2e6
+    assert peak < 2e6
 
 
 @pytest.mark.parametrize("size", [(3_000_000, 1), (2, 3_000_000), (60_000, 60)])
@@ -1191,12 +1197,11 @@ def test_bad_files_among_good_ones(bare, tmp_path, capsys):
     save_video(folder / "deeper" / "b.mp4", moving(3))
     photo, film = (folder / "a.jpg").read_bytes(), (folder / "deeper" / "b.mp4").read_bytes()
     bad = {
-        "bomb.png": (png_header(60_000, 60_000), "exceeds limit"),
+        "bomb.png": (png_header(60_000, 60_000), "more than 225 megapixels, in PNG; make"),
         "empty.jpg": (b"", "nvalid data"),
         "half.jpg": (photo[: len(photo) // 2], "truncated"),
         "half.mp4": (film[: len(film) // 2], "nvalid data"),
-        "large.png": (png_header(10_000, 10_000), "more than 89478485 pixels; make it smaller"),
-        "letter.jpg": (b"Dear reader,\n" * 50, "neither an image nor a video (image2)"),
+        "letter.jpg": (b"Dear reader,\n" * 50, "neither an image nor a video (it begins as text)"),
         "noise.mp4": (np.random.default_rng(1).bytes(5000), "nvalid data"),
     }
     for name, (content, _) in bad.items():

@@ -27,7 +27,7 @@ from PIL import Image, UnidentifiedImageError
 from tqdm import tqdm
 
 sys.path.append(str(Path(__file__).resolve().parents[2] / "model-code"))
-from coral_age import media
+from coral_age import media, raw
 from coral_age.files import atomic_write, kinds_of, lock
 
 SUFFIXES = (".jpg", ".jpeg", ".jfif", ".png", ".webp")
@@ -77,8 +77,10 @@ def read_image(path):
     Raises ValueError if its content is at fault, OSError (a failing disk) if it cannot be read.
     """
     data = path.read_bytes()
-    with decoding(), Image.open(io.BytesIO(data), formats=FORMATS) as image:
-        return media.as_rgb(image, turn=True)
+    with decoding():
+        raw.refuse(data)
+        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+            return media.as_rgb(image, turn=True)
 
 
 @contextmanager

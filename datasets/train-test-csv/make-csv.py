@@ -41,6 +41,7 @@ from tqdm import tqdm
 sys.path.append(str(Path(__file__).resolve().parents[2] / "model-code"))
 sys.path.append(str(Path(__file__).resolve().parent))
 import label_tables
+from coral_age import raw
 from coral_age.files import MODEL_CODE, atomic_write, kinds_of
 
 # with pyarrow, where it is installed, a file name that is no UTF-8 could not be held
@@ -86,7 +87,7 @@ COLUMNS = {
 FACES_EXTRA = {"race": "", "weight": "1"}  # of tables, copied, and what stands where none tells
 SUFFIXES = (".jpg", ".jpeg", ".jfif", ".png", ".webp")
 FACES_SUFFIXES = (*SUFFIXES, ".bmp", ".tif", ".tiff")  # the published sets have none
-UNREAD = (".heic", ".heif", ".hif", ".avif")  # photos that the training scripts can't read
+UNREAD = (".heic", ".heif", ".hif", ".avif", *raw.SUFFIXES)  # photos that training can't read
 # Those of the training scripts; named, as Pillow would start another program for some others (EPS).
 FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", "PPM", "JPEG2000")
 PARTS = ("train", "valid", "test")
@@ -141,7 +142,7 @@ def is_dated(folder):
 def advice_for(others):
     """What to do with files that are no images here, if they are photos all the same."""
     unread = any(path.lower().endswith(UNREAD) for path in others)
-    return "; convert HEIC and AVIF to JPEG" * unread
+    return "; convert HEIC, AVIF and raw photos to JPEG" * unread
 
 
 def layout_of(dataset, folder, paths):
@@ -340,6 +341,7 @@ def inspect(path):
         problem.filename = str(path)  # of a failing disk there is none
         raise
     try:
+        raw.refuse(data)
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             # a TIFF file in mode I has 32 bits, or a sign; PNG and PGM files in it have 16 bits
             if image.mode == "F" or (image.mode == "I" and image.format == "TIFF"):

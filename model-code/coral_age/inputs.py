@@ -84,12 +84,13 @@ def look_at_files(paths, search, model, batch_size, keep):
         try:
             # crops are turned if those were that the script has learned from
             turn = not search.crops or model.script.UPRIGHT
-            picture.pixels = media.read_image(path, picture.notes.append, turn)
+            note = picture.notes.append
+            picture.pixels, picture.size = media.read_photo(path, note, turn)
             look_at(picture, search, model)
         except PIL.UnidentifiedImageError:
             picture.clip = Clip()
         except Exception as error:  # Pillow raises many kinds on damaged files
-            picture.error = error
+            picture.error, picture.size = error, ()
         if search.boxes and not picture.error and not picture.clip:
             note_unused(picture, search, 1)
         if not keep:

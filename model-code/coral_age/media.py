@@ -10,6 +10,7 @@ import io
 import math
 import os
 import re
+import struct
 from fractions import Fraction
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,7 +18,7 @@ from types import SimpleNamespace
 import numpy as np
 import PIL.Image
 
-from coral_age import hdr
+from coral_age import hdr, raw
 from coral_age.errors import EXTRAS
 from coral_age.files import atomic_write, kinds_of
 
@@ -31,11 +32,18 @@ VIDEOS += [".mjpeg", ".mjpg"]
 # is made of tiles the first tile.
 BRANDS = b"heic heix heim heis hevc hevx hevm hevs mif1 mif2 msf1".split()
 
+# A picture of more pixels than Pillow's limit is read at half its width and height. So many it may
+# have where predict.py is to take less than 2 GB of memory; of other formats up to the limit.
+MOST = {"JPEG": 250, "MPO": 250, "progressive JPEG": 150}  # megapixels
+MOST |= {"PNG": 225, "BMP": 225, "PPM": 225, "GIF": 225, "TIFF": 178, "HEIF": 150, "AVIF": 120}
+
 ORIENTATION = 0x0112  # an EXIF tag, and what is done to make each of its values upright
 TURNS = dict(zip(range(2, 9), (0, 3, 1, 5, 4, 6, 2), strict=True))
 
 # Demuxers of FFmpeg that make a video of anything: text, or pictures that are not read here.
 NO_VIDEOS = ("tty", "image2", "_pipe", "cdg")
+BEGIN = 64  # bytes of a file by which text is known
+TEXT = "neither an image nor a video (it begins as text)"
 ATTACHED = 0x400  # AV_DISPOSITION_ATTACHED_PIC, a cover
 
 
@@ -43,7 +51,7 @@ ATTACHED = 0x400  # AV_DISPOSITION_ATTACHED_PIC, a cover
 def known_suffixes():
     """Those of images and videos, in small letters."""
     suffixes = {s for s, kind in PIL.Image.registered_extensions().items() if kind in FORMATS}
-    return suffixes.union(VIDEOS, HEIC, [".avif"])
+    return suffixes.union(VIDEOS, HEIC, raw.SUFFIXES, [".avif"])
 
 
 def find_files(words, out):
@@ -129,25 +137,83 @@ def read_image(path, warn, turn=True):
     """uint8 (height, width, 3) of an image, a path or the bytes of a file, with ``turn`` turned as
     its EXIF orientation says. ``warn`` is called with what is left out. PIL.UnidentifiedImageError
     if the file may hold a video instead."""
+    return read_photo(path, warn, turn)[0]
+
+
+def read_photo(path, warn, turn=True):
+    """The pixels of read_image(), and the image's own (width, height): a very large one is read at
+    half of them."""
     PIL.Image.init()
-    # not by its name: Pillow would map an uncompressed TIFF, and turn what it maps wrongly
     limit = PIL.Image.MAX_IMAGE_PIXELS or math.inf  # a program may have lifted it
     with io.BytesIO(path) if isinstance(path, bytes) else open(path, "rb") as file:
         if is_recording(file):
             raise PIL.UnidentifiedImageError("a recording")
-        begin = file.read(12)
-        if begin[4:8] == b"ftyp" and begin[8:] in BRANDS:
+        content, orientation = raw.jpeg_of(file) or (None, None)
+        file.seek(0)
+        begin = file.read(BEGIN)
+        if is_text(begin) and not re.match(rb"P[1-6f]\s+[#\d]", begin):  # PPM
+            raise ValueError(TEXT)
+        if begin[4:8] == b"ftyp" and begin[8:12] in BRANDS:
             register_heic()
-        formats = [name for name in FORMATS if name in PIL.Image.ID]
-        with PIL.Image.open(file, formats=formats) as image:
-            if image.width * image.height > limit:  # Pillow refuses twice that
-                raise ValueError(f"more than {limit} pixels; make it smaller")
+        with open_image(io.BytesIO(content) if content else file) as image:
+            size = image.size
+            kind = "progressive JPEG" if "progressive" in image.info else image.format
+            most = max(min(MOST.get(kind, 0) * 1e6, 4 * limit), limit)
+            if math.prod(size) > most:
+                what = f"more than {most / 1e6:.0f} megapixels, in {kind}"
+                raise ValueError(f"{what}; make it smaller")
             count = getattr(image, "n_frames", 1)
             if image.format == "GIF" and count > 1:
                 raise PIL.UnidentifiedImageError("animated")
             if count > 1 and image.format != "MPO":  # the others of which are previews and the like
                 warn(f"only the first of {count} pictures in it")
-            return np.asarray(as_rgb(image, turn))
+            if orientation:
+                image.info.pop("exif", None)
+                image.getexif()[ORIENTATION] = orientation
+            scale = 1 if math.prod(size) <= limit else 2
+            rgb, transfer = as_rgb(image, turn, scale), transfer_of(image, file)
+    if scale == 1:
+        size = rgb.size
+    else:
+        if rgb.size != tuple(-(-side // scale) for side in size):  # it was on its side
+            size = size[::-1]
+        warn("{}x{} pixels, read at half its width and height".format(*size))
+    return hdr.as_standard(np.asarray(rgb), transfer), size
+
+
+def open_image(file):
+    """PIL.Image.open() of FORMATS, which refuses no image for its size."""
+    file.seek(0)
+    begin = file.read(16)
+    for name in FORMATS:
+        factory, accept = PIL.Image.OPEN.get(name, (None, None))
+        if accept and accept(begin) is True:  # else it may be a text, why not
+            file.seek(0)
+            # not by its name: Pillow would map an uncompressed TIFF, and turn what it maps wrongly
+            with contextlib.suppress(SyntaxError, IndexError, TypeError, struct.error):
+                return factory(file, "")
+    raise PIL.UnidentifiedImageError("no image")
+
+
+def is_text(begin):
+    """Does a file that begins so hold text? Videos have control characters there, but for one kind,
+    which FFmpeg reads from text and pixels; it would take text for lists of other files."""
+    if begin[:2] in (b"\xff\xfe", b"\xfe\xff"):  # UTF-16
+        begin = begin.decode("utf-16", "ignore").encode()
+    control = set(range(32)) - set(b"\t\n\f\r\x1b")
+    return bool(begin) and not control & set(begin) and not begin.startswith(b"YUV4MPEG2 ")
+
+
+def transfer_of(image, file):
+    """The transfer characteristic of a HEIC or AVIF image, as numbered in ITU-T H.273, if known."""
+    facts = image.info
+    if image.format == "AVIF":  # of which Pillow does not tell it
+        file.seek(0)
+        with contextlib.suppress(Exception):  # pi_heif may not be there
+            import pi_heif
+
+            facts = pi_heif.open_heif(file).info
+    return (facts.get("nclx_profile") or {}).get("transfer_characteristics")
 
 
 def is_recording(file):
@@ -182,23 +248,42 @@ def register_heic():
     pi_heif.register_heif_opener()
 
 
-def as_rgb(image, turn):
+def as_rgb(image, turn, scale=1):
     """A PIL image as RGB, with ``turn`` turned as its EXIF orientation says; grey ones of 16 bits
     without their lower 8, as the training scripts take them. ValueError if the range of its values
-    is unknown."""
+    is unknown. With a ``scale`` reduced by that, and ``image`` closed."""
+    if scale > 1 and image.format in ("JPEG", "MPO"):
+        image.draft(None, [side // scale for side in image.size])
+        scale = 1
     image.load()  # Pillow turns a TIFF file while loading it, and forgets its orientation
     # Pillow's exif_transpose also writes the EXIF data anew, and fails if any of them is odd
     method = None
     if turn:
         with contextlib.suppress(Exception):  # Pillow raises many kinds on damaged tags
             method = TURNS.get(image.getexif().get(ORIENTATION))
-    if image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM")):
-        image = PIL.Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
-    if image.mode in ("I", "F"):
+    if image.mode == "F" or (image.mode == "I" and image.format not in ("PNG", "PPM")):
         kind = {"I": "integers of 32 bits", "F": "floating-point numbers"}[image.mode]
         raise ValueError(f"its pixels are {kind} of unknown range; convert it to 8 bits")
-    image = image if image.mode == "RGB" else image.convert("RGB")  # which would copy it
+    if scale > 1:
+        # in bands, as all of it in RGB would take as much memory again
+        width, height = image.size
+        pixels = np.empty((-(-height // scale), -(-width // scale), 3), np.uint8)
+        for top in range(0, len(pixels), 256):
+            below = min((top + 256) * scale, height)
+            band = eight_bits(image.crop((0, top * scale, width, below)))
+            pixels[top : top + 256] = band.reduce(scale)
+        image.close()
+        image = PIL.Image.fromarray(pixels)
+    else:
+        image = eight_bits(image)
     return image if method is None else image.transpose(PIL.Image.Transpose(method))
+
+
+def eight_bits(image):
+    """A PIL image, or a part of one, as RGB."""
+    if image.mode.startswith("I"):
+        image = PIL.Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    return image if image.mode == "RGB" else image.convert("RGB")  # which would copy it
 
 
 def write_jpeg(image, path, quality):
@@ -315,6 +400,10 @@ def open_video(file):
 
     av.logging.set_level(av.logging.PANIC)  # PyAV 17 prints what FFmpeg says of damage, 18 does not
     kind = "mjpeg" if is_recording(file) else None
+    begin = file.read(BEGIN)
+    file.seek(0)
+    if is_text(begin):
+        raise ValueError(TEXT)
     try:
         return av.open(file, format=kind, options={"protocol_whitelist": ""})
     except av.InvalidDataError:

@@ -67,19 +67,24 @@ class Picture:
     seconds: float | None = None  # from the first frame
     error: Exception | None = None
     notes: list = field(default_factory=list)  # what is to be said of it
+    size: tuple = ()  # (width, height) of the photo, of which pixels may have half
     # what look_at() adds
-    size: tuple = ()  # width, height, if it was looked at
     looked: bool = False  # for faces
     asked: bool = False  # the network is to be
     turn: int | None = None  # degrees clockwise: how a photo is to be turned to stand upright
     outside: list = field(default_factory=list)  # the user's boxes that are not in the picture
-    boxes: list = field(default_factory=list)  # of the faces, in whole pixels
+    boxes: list = field(default_factory=list)  # of the faces, in whole pixels,
+    places: list = field(default_factory=list)  # and in those of the photo
     scores: list = field(default_factory=list)
     looks: list = field(default_factory=list)  # thumbnails of the faces of a video,
     changed: list = field(default_factory=list)  # whether they are others than before,
     change: float = -math.inf  # when that was so last,
     cut: float = -math.inf  # and when there was a cut last
     faces: list = field(default_factory=list)  # of each the images for the network
+
+    def scale(self):
+        """What takes a box in ``pixels`` to one in the photo's own, float (4,)."""
+        return np.tile(np.divide(self.size, self.pixels.shape[1::-1]), 2)
 
 
 def read_boxes(path):
@@ -159,10 +164,11 @@ def outside_error(boxes, size, how=""):
 def given_faces(picture, boxes, min_score):
     """The faces in the ``boxes`` of the user's table, each once, with landmarks, found where they
     can be; those outside the picture are put down in it."""
-    pixels, faces = picture.pixels, []
-    size = np.array(pixels.shape[1::-1])
+    pixels, faces, scale = picture.pixels, [], picture.scale()
+    size = np.array(picture.size)
 
     def found_at(box):
+        box = (box / scale).tolist()
         found = detect.find_again(pixels, [box], min_score)
         return [face for face in found if detect.overlap(face.box, box)[0] >= OVERLAP]
 
@@ -171,16 +177,17 @@ def given_faces(picture, boxes, min_score):
         if (high <= 0).any() or (low >= size).any():
             picture.outside.append(box)
             continue
-        found, points = found_at(box), detect.likely_points(box)
+        inside = (box / scale).tolist()
+        found, points = found_at(box), detect.likely_points(inside)
         if found:
-            points = max(found, key=lambda face: detect.overlap(face.box, box)[0]).points
+            points = max(found, key=lambda face: detect.overlap(face.box, inside)[0]).points
         elif (
             not picture.clip and (turned := as_shown(box, picture.path, size)) and found_at(turned)
         ):
             what = "no face there as the photo is shown, but in its stored pixels; turn the box"
             what += f" as the EXIF orientation says: {turned}"
             picture.notes.append(f"--boxes: {box}: {what}")
-        faces.append(SimpleNamespace(box=box, score=None, points=points))
+        faces.append(SimpleNamespace(box=inside, score=None, points=points))
     return faces
 
 
@@ -246,7 +253,7 @@ def face_images(pixels, face, model, turns=(0,)):
 def look_at(picture, search, model):
     """Add to a picture its faces, prepared for the network, if it is to be asked."""
     pixels, found = picture.pixels, []
-    picture.size = pixels.shape[1::-1]
+    picture.size = picture.size or pixels.shape[1::-1]
     limits = np.tile(pixels.shape[1::-1], 2)
     picture.looked = picture.number % search.every == 0
     if picture.clip:
@@ -266,6 +273,9 @@ def look_at(picture, search, model):
         images = [face_images(pixels, face, model, turns) for face in found if picture.asked]
     boxes = [np.clip(np.round(face.box), 0, limits).astype(int).tolist() for face in found]
     picture.boxes, picture.scores = boxes, [face.score for face in found]
+    scale, limits = picture.scale(), np.tile(picture.size, 2)
+    places = [np.clip(np.round(face.box * scale), 0, limits) for face in found]
+    picture.places = [place.astype(int).tolist() for place in places]
     picture.faces = [[prepare(image, model) for image in some] for some in images]
     return picture
 
@@ -273,7 +283,7 @@ def look_at(picture, search, model):
 # %% Rows
 def place_columns(picture, i):
     """The columns about the place of a picture's face ``i``."""
-    columns = dict(zip(SIDES, picture.boxes[i], strict=True))
+    columns = dict(zip(SIDES, picture.places[i], strict=True))
     if picture.scores[i] is not None:
         columns["score"] = round(picture.scores[i], 4)
     if picture.turn is not None:
@@ -328,16 +338,16 @@ def faces(model, images, **changed):
 
 def as_picture(image, search, model):
     """One of the images of faces() as a Picture, named by its path."""
-    source, notes, turn = "", [], not search.crops or model.script.UPRIGHT
+    source, size, notes, turn = "", (), [], not search.crops or model.script.UPRIGHT
     if isinstance(image, PIL.Image.Image):
         image = media.as_rgb(image, turn)
     elif not isinstance(image, np.ndarray):
         source = "" if isinstance(image, bytes) else os.fspath(image)
-        image = media.read_image(image, notes.append, turn)
+        image, size = media.read_photo(image, notes.append, turn)
     pixels = np.asarray(image)
     if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3 or not pixels.size:
         raise ValueError(f"no image: {pixels.dtype} {pixels.shape}, not uint8 (height, width, 3)")
-    return Picture(source, pixels, source, notes=notes)
+    return Picture(source, pixels, source, size=size, notes=notes)
 
 
 def tell(pictures, model):
