@@ -60,7 +60,7 @@ def preprocess(source, name, target):
             pixels = media.read_image(content, lambda left_out: None)
     except ValueError as reason:
         return record | {"rejected": str(reason)}
-    faces = detect.find_faces(pixels)
+    faces, _ = detect.find_in_photo(pixels)
     if not faces:
         return record | {"rejected": "no face"}
     height, width = pixels.shape[:2]
