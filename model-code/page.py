@@ -43,7 +43,7 @@ from coral_age.detect import need_detector
 from coral_age.errors import InputError, end_as_on_ctrl_c, reason_of, say
 from coral_age.inputs import Sink, answer
 from coral_age.marked import mark
-from coral_age.pictures import SIDES, Search, faces
+from coral_age.pictures import Picture, Search, faces, look_at, tell
 from coral_age.runs import PRETRAINED, load, title
 
 HTML = Path(__file__).resolve().with_name("page.html")
@@ -289,14 +289,12 @@ def photo(model, path):
     can't be written. PIL.UnidentifiedImageError if the file may hold a video instead."""
     notes = []
     pixels, (width, height) = media.read_photo(path, notes.append)
-    found, marks = faces(model, pixels), []
-    scale = np.tile(np.divide((width, height), pixels.shape[1::-1]), 2)
-    for face in found:
+    picture = look_at(Picture("", pixels, size=(width, height)), Search(), model)
+    [found], marks = tell([picture], model), []
+    for face, box in zip(found, picture.boxes, strict=True):
         face["words"] = words_of(face, model)
         number = f"#{face['face']}  " * (len(found) > 1)
-        box = [face[side] for side in SIDES]
         marks.append((box, number + sentence(face, model)))
-        face |= dict(zip(SIDES, np.round(box * scale).astype(int).tolist(), strict=True))
     copy = path.with_name("marked.jpg")
     try:
         image = mark(pixels, marks)

@@ -963,6 +963,7 @@ def large_kinds(folder):
         yield folder / name, np.asarray(half)
 
 
+@pytest.mark.filterwarnings("ignore:Image size")  # Pillow's, of TIFF
 def test_large_photos_are_read_at_half_their_size(bare, tmp_path, capsys, monkeypatch):  # noqa: F811
     """Here from few pixels on. Boxes are in the photo's own pixels, also the user's, to the pixel,
     and where they are outside; the copy has half; in what has four times as many, a line."""

@@ -25,11 +25,13 @@ from test_media import two_streams
 from test_predict import (  # noqa: F401 (bare is a fixture)
     ASTRONAUT,
     FACE,
+    PLACE,
     av,
     bare,
     call,
     make_run,
     moving,
+    near,
     predict,
     save_video,
     small,
@@ -238,6 +240,20 @@ def test_a_large_photo_turned_by_its_camera(server, model, tmp_path):
     assert found["faces"] == [face | {"source": ""} for face in due(model, tmp_path / "photo.jpg")]
     assert len(found["faces"]) == 1 and (found["width"], found["height"]) == (3200, 2400)
     assert Image.open(io.BytesIO(copy)).size == (1600, 1200)
+
+
+def test_a_photo_read_at_half_its_size(model, tmp_path, monkeypatch):
+    """Here from few pixels on; boxes are in its own."""
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 200 * 200)
+    path = tmp_path / "upload"
+    path.write_bytes(saved(FACE))
+    found, copy = load(PAGE).photo(model, path)
+    found = json.loads(json.dumps(found))
+    assert found["faces"] == [face | {"source": ""} for face in due(model, path)]
+    [face] = found["faces"]
+    assert near(face, PLACE) and (found["width"], found["height"]) == (256, 256)
+    assert found["notes"] == ["256x256 pixels, read at half its width and height"]
+    assert Image.open(copy).size == (128, 128)
 
 
 def test_a_video(server, run, tmp_path):
