@@ -491,17 +491,37 @@ def test_ones_own_photos(own, tmp_path):
     listed = (out / "several.csv").read_text().splitlines()
     assert listed == ["file,faces", "30/large and small.png,2", "30/two alike.png,2"]
 
-    # the large face, and of two nearly as large the one in the middle, as if they were alone
-    for name, scale, left in [("large and small", 1, 0), ("two alike", 0.9, 270)]:
+    # the large face, and of two nearly as large the one in the middle, as if they were alone; for
+    # the small one the first photo is searched in full size
+    search = faces.detect.find_faces, faces.detect.find_fast
+    photos = [("large and small", 1, 0), ("two alike", 0.9, 270)]
+    for (name, scale, left), find in zip(photos, search, strict=True):
         pixels = np.asarray(at(scale, left, 20, (700, 300)))
-        [face] = faces.detect.find_faces(pixels)
+        [face] = find(pixels)
         due = faces.detect.cut(pixels, *faces.detect.square(face.points, ""))
         off = np.abs(pixels_of(out / f"30/{name}.jpg") - np.asarray(due, float))
         assert np.median(off) < 3
     image = np.asarray(ASTRONAUT)
-    [face] = faces.detect.find_faces(image)
+    [face], _ = faces.detect.find_in_photo(image)
     due = as_jpeg(faces.detect.cut(image, *faces.detect.square(face.points, "")), 95)
     assert np.array_equal(pixels_of(out / "25/a.jpg"), due)
+
+
+def test_a_face_turned_to_the_side(tmp_path):
+    """Its points are close together, as of one seen from the front that is squeezed: the crop is
+    the wide square, not the one that only eyes, nose and mouth ask for."""
+    squeezed = at(1, 0, 0, (256, 256)).resize((140, 256))
+    photo = Image.new("RGB", (400, 400))
+    photo.paste(squeezed, (130, 70))
+    photo.save(tmp_path / "side.png")
+    record = faces.preprocess(tmp_path / "side.png", "side.png", tmp_path / "side.jpg")
+    assert record["faces"] == 1
+    pixels = np.asarray(photo)
+    [face], _ = faces.detect.find_in_photo(pixels)
+    narrow, wide = faces.detect.squares(face, "faces")
+    assert abs(wide[1]) > 1.1 * abs(narrow[1])
+    due = as_jpeg(faces.detect.cut(pixels, *wide), 95)
+    assert np.array_equal(pixels_of(tmp_path / "side.jpg"), due)
 
 
 def test_heic_once_its_reader_is_there(own, tmp_path):

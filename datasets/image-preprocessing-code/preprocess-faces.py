@@ -65,7 +65,8 @@ def preprocess(source, name, target):
         return record | {"rejected": "no face"}
     height, width = pixels.shape[:2]
     face = max(faces, key=lambda face: prominence(face, width, height))
-    crop = detect.cut(pixels, *detect.square(face.points, "faces"))
+    # the last square is the wide one of a face that is turned to the side
+    crop = detect.cut(pixels, *detect.squares(face, "faces")[-1])
     target.parent.mkdir(parents=True, exist_ok=True)
     media.write_jpeg(crop, target, quality=95)
     return record | {"faces": len(faces)}
