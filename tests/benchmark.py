@@ -18,7 +18,7 @@ processes. Needs Linux and an otherwise idle machine.
 
 --predict measures predict.py on such JPEGs as crops and on 90 frames of 640x360 pixels with
 a real face, H.264, with the network's input of 120x120 pixels, and tells where the time goes. With
---other it runs both clones' predict.py on 300 such frames, in turn, in processes of their own.
+--other it runs both clones' predict.py on 300 such frames, crops and photos, in turn.
 
 --cuda measures the training step of both recipes on that device, in float32, with TF32, and in
 bfloat16, beside the device's own product of two matrices of the same numbers; then an epoch of the
@@ -35,6 +35,7 @@ import contextlib
 import csv
 import functools
 import io
+import os
 import re
 import statistics
 import subprocess
@@ -412,7 +413,7 @@ def prediction(folder, frames):
     predict, seconds = load(ROOT / "model-code" / "predict.py"), collections.Counter()
     torch.save(load(SCRIPT).ResNet34().state_dict(), folder / "model.pt")
     parts = {
-        "decode": "read_image",
+        "decode": "read_photo",
         "detect": "find_faces",
         "cut and resize": "face_images prepare",
     }
@@ -423,7 +424,7 @@ def prediction(folder, frames):
         "load": "load",
     }
     # where they are called from, if not from pictures.py
-    modules = {"read_image": media, "infer": answers, "load": predict}
+    modules = {"read_photo": media, "infer": answers, "load": predict}
     modules |= dict.fromkeys(("mark", "open_copy", "encode"), marked)
     for part, names in parts.items():
         for name in names.split():
@@ -463,28 +464,50 @@ def prediction(folder, frames):
             print(f"    {part:44s}{share:12.1%} of the time")
 
 
-def beside(other, folder, frames):
-    """Frames per second of two clones' predict.py, without their start: a video of one frame."""
-    torch.save(load(SCRIPT).ResNet34().state_dict(), folder / "model.pt")
-    for count in (1, frames):
-        draw_video(folder / f"{count}.mp4", count)
+def draw_photos(folder, size, count):
+    """``count`` names of a photo of an astronaut as a square of so many pixels, in a folder."""
+    from skimage import data
 
-    def once(clone):
-        words = [sys.executable, clone / "model-code" / "predict.py", "--overwrite"]
-        words += [f"--weights={folder / 'model.pt'}", f"--script={SCRIPT.name}"]
+    folder.mkdir()
+    photo = PIL.Image.fromarray(data.astronaut()).resize((size, size), PIL.Image.Resampling.BICUBIC)
+    photo.save(folder / "0.jpg", quality=90)
+    for number in range(1, count):
+        os.link(folder / "0.jpg", folder / f"{number}.jpg")
+    return folder
+
+
+def beside(other, folder, frames):
+    """Photos and frames per second of two clones' predict.py, without their start: that of one
+    photo, or of a video of one frame. Their own networks answer."""
+    inputs = {"a video of 640x360, one face": (frames, "frames/s", [])}
+    for count in (1, frames):
+        draw_video(folder / f"{count} a video of 640x360, one face.mp4", count)
+    for name, size, count, options in (
+        ("crops of 200x200", 200, 400, ["--crops"]),
+        ("photos of 0.2 megapixels, one face", 448, 80, []),
+        ("photos of 1.2 megapixels, one face", 1095, 40, []),
+    ):
+        inputs[name] = count, "photos/s", ["--no_draw", *options]
+        for number in (1, count):
+            draw_photos(folder / f"{number} {name}", size, number)
+
+    def once(clone, name):
+        count, _, options = inputs[name]
+        words = [sys.executable, clone / "model-code" / "predict.py", "--overwrite", *options]
         words += [f"--out={folder / 'out'}"]
         spent = []
-        for count in (1, frames):
+        for number in (1, count):
+            [path] = folder.glob(f"{number} {name}*")
             began = time.perf_counter()
-            command = [*map(str, words), str(folder / f"{count}.mp4")]
-            subprocess.run(command, check=True, capture_output=True)
+            subprocess.run([*map(str, words), str(path)], check=True, capture_output=True)
             spent.append(time.perf_counter() - began)
-        return (frames - 1) / (spent[1] - spent[0])
+        return (count - 1) / (spent[1] - spent[0])
 
-    kinds = {"that clone": functools.partial(once, other), "this": functools.partial(once, ROOT)}
-    rates = rounds(kinds)
-    median = statistics.median(rates["that clone"])
-    show("predict.py, 640x360, one face", rates, "frames/s", lambda m: f"{m / median:6.2f} x that")
+    for name, (_, unit, _) in inputs.items():
+        clones = {"that clone": other, "this": ROOT}
+        rates = rounds({which: functools.partial(once, c, name) for which, c in clones.items()})
+        median = statistics.median(rates["that clone"])
+        show(f"predict.py, {name}", rates, unit, lambda m, due=median: f"{m / due:6.2f} x that")
 
 
 def onnx_rates(run):
