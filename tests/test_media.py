@@ -933,13 +933,17 @@ def test_raw_photos_without_a_large_jpeg(bare, tmp_path, capsys):  # noqa: F811
         assert str(problem.value) == f"a raw photo of a kind that is not read; {advice}"
 
 
+@pytest.mark.filterwarnings("ignore::UserWarning")  # Pillow's, of damaged files
 def test_other_tiff_files_are_no_raw_photos():
-    """One picture that says that it is a smaller copy, and a large one with smaller ones in it."""
+    """One picture that says that it is a smaller copy, and a large one with smaller ones in it; and
+    what is damaged."""
     thumb = sizes(64, 64, _254=1, _258=8, _259=1, _262=2, _277=3, _278=64), THUMB, raw.STRIPS
     large = sizes(128, 128, _258=8, _259=1, _262=2, _277=3, _278=128)
     data = np.asarray(small(0.5)).tobytes()
     for pictures, side in (([thumb], 64), ([(large, data, raw.STRIPS), thumb], 128)):
         raw.refuse(raw_photo(pictures))
+        for end in range(0, 200, 3):
+            raw.refuse(raw_photo(pictures)[:end])
         assert media.read_image(raw_photo(pictures), pytest.fail).shape == (side, side, 3)
 
 

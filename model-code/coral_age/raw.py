@@ -9,8 +9,8 @@ import numpy as np
 from PIL.JpegImagePlugin import JpegImageFile
 from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
-# What some have in their beginning; those not listed in OTHERS are found in their directories.
-CLASSIC, BIG = (b"II*\0", b"MM\0*"), (b"II+\0", b"MM\0+")
+# How TIFF files begin, those of more than 4 GB, and raw photos that are none.
+CLASSIC, BIG = (b"II*\0", b"MM\0*"), (b"II+\0",)
 OTHERS = b"FUJIFILMCCD-RAW", b"IIRO", b"IIRS", b"MMOR", b"IIU\0"  # RAF, ORF, RW2; CR3 has a brand
 CONVERT = "convert it to JPEG, by the camera's program, darktable or RawTherapee"
 SUFFIXES = ".dng .nef .nrw .cr2 .arw .sr2 .pef .srw".split()
@@ -29,7 +29,7 @@ def jpeg_of(file):
     head = file.read(16)
     if head.startswith(OTHERS) or head[4:12] == b"ftypcrx ":
         raise ValueError(f"a raw photo of a kind that is not read; {CONVERT}")
-    if not head.startswith(CLASSIC + BIG):
+    if not head.startswith(CLASSIC + BIG) or len(head) < 16:
         return None
     is_cr2, head = head[8:10] == b"CR", head if head.startswith(BIG) else head[:8]
     pictures = list(directories(file, head))
@@ -90,7 +90,7 @@ def is_raw(pictures):
     first = pictures[0]
     colours = {number for picture in pictures for number in numbers(picture, COLOURS)}
     largest = max(math.prod(size_of(picture)) for picture in pictures)
-    reduced = numbers(first, SUBFILE) and numbers(first, SUBFILE)[0] & 1 or DNG in first
+    reduced = DNG in first or any(number & 1 for number in numbers(first, SUBFILE))
     return bool(colours & SENSOR) or (reduced and largest > math.prod(size_of(first)))
 
 
