@@ -164,9 +164,11 @@ class Report:
         self.told = []  # the rows of the input that is told, but those of a video's faces
         self.kept = []  # all rows, if they are to be printed in the end, and there is no table
         self.labelled, self.failed = [], 0
+        self.found = 0  # rows of the input that is told
         self.films = 0  # labels of videos, which are not scored
 
     def add(self, source, rows):
+        self.found += len(rows)
         if rows and rows[0]["kind"] != "image":
             self.keep(rows)
         else:
@@ -174,8 +176,6 @@ class Report:
                 add_labels(rows, source, self.known)
             self.told += rows or [{"source": source, "kind": "no face"}]
             self.labelled += [row for row in rows if "true_age" in row]
-        if not rows:
-            say(LINE.format("no face", "", "", "", source))
         for row in rows:
             if row["kind"] != "frame" and not self.quiet:
                 say(line_of(row, self.model))
@@ -193,6 +193,9 @@ class Report:
         say(f"predict.py: error: {source}: {reason}", sys.stderr)
 
     def done(self, source, frames):
+        if not self.found and not any(row["kind"] == "error" for row in self.told):
+            say(LINE.format("no face", "", "", "", source))
+        self.found = 0
         if frames:
             self.told.append({"source": source, "kind": "video", "frames": frames})
             self.films += self.has_label(source)
