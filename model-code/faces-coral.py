@@ -980,7 +980,8 @@ def load_pixels(splits, args):
         split.pixels, pixels = np.split(pixels, [len(split.files)])
         if leads:
             split.facts["images_sha256"] = decode(split, args)
-    wait_for_all()
+    while any(all_max(False)):  # another machine's images are being decoded
+        pass
 
 
 def decode(split, args):
@@ -1000,7 +1001,7 @@ def decode(split, args):
                 return contents, f"{where} is no readable image ({why}); {advice}"
         return contents, None
 
-    digest, rows = hashlib.sha256(), range(len(split.files))
+    digest, rows, told = hashlib.sha256(), range(len(split.files)), time.monotonic()
 
     parts = [rows[start : start + 32] for start in rows[::32]]
     # threads are enough: Pillow decodes and resizes outside Python's global lock
@@ -1016,6 +1017,9 @@ def decode(split, args):
             exit_on_signal(stop.signal)
             digest.update(b"".join(contents))
             bar.update(len(contents))
+            if time.monotonic() - told > 3 * SILENCE:  # seconds, a twentieth of it
+                all_max(True)  # it may take hours: the others hear that it goes on
+                told = time.monotonic()
     return digest.hexdigest()
 
 
@@ -1065,6 +1069,7 @@ LOCAL_RANK = int(LAUNCH.get("LOCAL_RANK", 0))
 LOCAL_PROCESSES = int(LAUNCH.get("LOCAL_WORLD_SIZE", 1))
 PROCESSES = int(LAUNCH.get("WORLD_SIZE", 1))
 NO_BAR = None if RANK == 0 else True  # for tqdm: None shows a bar on terminals only
+SILENCE = 10  # minutes after which a process that is waited for counts as lost
 stop = SimpleNamespace(signal=0)  # the number of the signal that has come
 
 
@@ -1572,7 +1577,7 @@ def main(argv=None):
             os.environ.update(SRUN)  # where torch looks for the others
             # --cuda may stand in the run.json of a run to resume, which is not read yet
             backends = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
-            dist.init_process_group(backends, timeout=timedelta(days=1))  # decoding may take hours
+            dist.init_process_group(backends, timeout=timedelta(minutes=SILENCE))
             for number in handlers:
                 signal.signal(number, note_signal)
         with locked(args.outpath):
@@ -1585,7 +1590,12 @@ def main(argv=None):
         expected = any(word in reason for word in ("memory", "CUDA error", "cuDNN error"))
         if PROCESSES == 1 and not expected:
             raise
-        print(f"{Path(__file__).name}: error: process {RANK} failed: {reason}", file=sys.stderr)
+        what = f"process {RANK} failed: {reason}"
+        if "gloo/transport" in reason or isinstance(error, dist.DistError):
+            reason = re.sub(r"^\[.*?\] ", "", reason).split(". ")[0]  # without torch's own advice
+            lost = f"process {RANK} has lost another one ({reason})"
+            what = f"{lost}; start them all again, with --resume"
+        print(f"{Path(__file__).name}: error: {what}", file=sys.stderr)
         raise SystemExit(1) from None
 
     finally:
