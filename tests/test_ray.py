@@ -313,7 +313,7 @@ def test_the_command_killed_and_resumed(bare, photos, tmp_path):  # noqa: F811
     due, out = due_rows(tmp_path, *bare, photos), tmp_path / "out"
     words = [sys.executable, "-c", CODE, *bare, photos, "--out", out, "--resume"]
     start = {"args": [*map(str, words), "--actors", "1"]}
-    start["env"] = {**os.environ, "PYTHONPATH": str(MODEL_CODE)}
+    start["env"] = {**os.environ, "PYTHONPATH": str(MODEL_CODE), "RAY_ADDRESS": "local"}
     process = subprocess.Popen(**start, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     deadline = time.time() + PATIENCE
     while len(list(out.glob("part-*"))) < 3 and time.time() < deadline:
