@@ -1201,7 +1201,7 @@ def write_file(path, write):
 
 def is_full(error):
     """Has an OSError to do with a full disk?"""
-    return error.errno in (errno.ENOSPC, getattr(errno, "EDQUOT", None))
+    return error.errno in (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))
 
 
 def bytes_of_run(model, splits, args):
