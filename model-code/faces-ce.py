@@ -11,6 +11,7 @@ for the loss. cells.py checks that.
 import argparse
 import contextlib
 import copy
+import errno
 import functools
 import hashlib
 import io
@@ -20,6 +21,7 @@ import os
 import platform
 import re
 import shlex
+import shutil
 import signal
 import sys
 import tempfile
@@ -227,7 +229,8 @@ def run(args, earlier):
     device = select_device(args)
     splits = read_splits(args)
     model = build_model(args, splits["train"].labels, resumed=bool(earlier.checkpoint))
-    load_pixels(splits, args)  # decoding may take hours: after all that may be refused
+    needed = bytes_of_run(model, splits, args)
+    load_pixels(splits, args, needed)  # decoding may take hours: after all that may be refused
     facts = begin_record(args, splits, device, earlier)
 
     state = train(place(model, device, args), splits, args, device, earlier.checkpoint)
@@ -919,10 +922,11 @@ def init_backbone(model, path):
                 tensor.copy_(given[name].view_as(tensor))
 
 
-def load_pixels(splits, args):
+def load_pixels(splits, args, needed=0):
     """Decode all images once, into a file that the processes of a machine map, and give each
     split its ``pixels``, uint8 (N, 3, R, R). The file loses its name before the first image is
-    decoded, so nothing stays in --cache_dir, however the run ends (but on Windows it does)."""
+    decoded, so nothing stays in --cache_dir, however the run ends (but on Windows it does). Refused
+    before that unless there is room for ``needed`` bytes in --outpath, maybe on the same disk."""
     side = decoded_side(args.image_size)
     shape = (sum(len(split.files) for split in splits.values()), 3, side, side)
     folder, leads = args.cache_dir, LOCAL_RANK == 0
@@ -949,6 +953,8 @@ def load_pixels(splits, args):
                     os.posix_fallocate(file.fileno(), 0, math.prod(shape))
     except OSError as error:
         refuse(f"--cache_dir {folder}: {error.strerror}; {math.prod(shape):,} bytes needed")
+    lacking = all_gather(lack_of_room(needed, args) if RANK == 0 and needed else None)[0]
+    need(not lacking, lacking)
 
     for split in splits.values():
         split.pixels, pixels = np.split(pixels, [len(split.files)])
@@ -956,7 +962,8 @@ def load_pixels(splits, args):
             split.facts["images_sha256"] = decode(split, args)
     if leads and "train" in splits:
         warn_of_training_images(splits)
-    wait_for_all()
+    while any(all_max(False)):  # another machine's images are being decoded
+        pass
 
 
 def decode(split, args):
@@ -977,7 +984,7 @@ def decode(split, args):
                 return contents, f"{where} is no readable image ({why}); {advice}"
         return contents, None
 
-    digest, rows = hashlib.sha256(), range(len(split.files))
+    digest, rows, told = hashlib.sha256(), range(len(split.files)), time.monotonic()
     split.digests = []
 
     parts = [rows[start : start + 32] for start in rows[::32]]
@@ -995,6 +1002,9 @@ def decode(split, args):
             digest.update(b"".join(contents))
             split.digests += [hashlib.sha256(content).digest() for content in contents]
             bar.update(len(contents))
+            if time.monotonic() - told > 3 * SILENCE:  # seconds, a twentieth of it
+                all_max(True)  # it may take hours: the others hear that it goes on
+                told = time.monotonic()
     return digest.hexdigest()
 
 
@@ -1063,6 +1073,7 @@ LOCAL_RANK = int(LAUNCH.get("LOCAL_RANK", 0))
 LOCAL_PROCESSES = int(LAUNCH.get("LOCAL_WORLD_SIZE", 1))
 PROCESSES = int(LAUNCH.get("WORLD_SIZE", 1))
 NO_BAR = None if RANK == 0 else True  # for tqdm: None shows a bar on terminals only
+SILENCE = 10  # minutes after which a process that is waited for counts as lost
 stop = SimpleNamespace(signal=0)  # the number of the signal that has come
 
 
@@ -1179,10 +1190,37 @@ def write_file(path, write):
                 file.flush()
                 os.fsync(file.fileno())
             os.replace(temporary, path)
-        except (OSError, RuntimeError) as error:  # torch may report a full disk as the latter
-            raise OSError(0, error.args[-1], str(path)) from error
+        except (OSError, RuntimeError) as error:
+            # torch may turn the file's error into one of its own
+            cause = error.__context__ if isinstance(error.__context__, OSError) else error
+            raise OSError(getattr(cause, "errno", 0), cause.args[-1], str(path)) from error
         finally:
             temporary.unlink(missing_ok=True)
+
+
+def is_full(error):
+    """Has an OSError to do with a full disk?"""
+    return error.errno in (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))
+
+
+def bytes_of_run(model, splits, args):
+    """The most that a run holds in --outpath: two checkpoints, while one takes the other's place,
+    of weights, Adam's two means of each and their moving average; best weights, answers, logs."""
+    weights = sum(tensor.nbytes for tensor in model.state_dict().values())
+    kinds, test = 4 if args.average else 3, splits["test"]
+    answers = test.table.memory_usage(deep=True).sum() + len(test.files) * (4 * NUM_PROBAS + 50)
+    best = weights + answers if args.valid_csv else 0
+    return int(2 * kinds * weights + best + answers + 10**6)
+
+
+def lack_of_room(needed, args):
+    """What to tell where the disk of --outpath has no room for a run of ``needed`` bytes; None
+    where it has. Files of the run that are there, or are to be replaced, need no more."""
+    held = [args.outpath / name for name in RUN_FILES if (args.outpath / name).exists()]
+    more = needed - sum(path.stat().st_size for path in held)
+    free = shutil.disk_usage(args.outpath).free
+    has = f"its disk has {free / 1e6:,.0f} MB free, the run needs {more / 1e6:,.0f} MB more"
+    return f"--outpath {args.outpath}: {has}; make room, or give another" if free < more else None
 
 
 @contextlib.contextmanager
@@ -1384,7 +1422,7 @@ def training_state(model, averaged, optimizer, schedule):
 
 def save_checkpoint(args, state):
     """Write checkpoint.pt: all that resuming needs. Where that fails, or the weights are no longer
-    finite, the older one stays."""
+    finite, the older one stays; a full disk ends the run."""
     if not all(tensor.isfinite().all() for tensor in state.model.state_dict().values()):
         return
 
@@ -1403,6 +1441,8 @@ def save_checkpoint(args, state):
     try:
         write_file(args.outpath / "checkpoint.pt", lambda file: torch.save(saved, file))
     except OSError as error:
+        if is_full(error):
+            raise
         warn(f"{error.filename} was not written, an older one stays: {error.strerror}")
 
 
@@ -1570,20 +1610,28 @@ def main(argv=None):
             os.environ.update(SRUN)  # where torch looks for the others
             # --cuda may stand in the run.json of a run to resume, which is not read yet
             backends = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
-            dist.init_process_group(backends, timeout=timedelta(days=1))  # decoding may take hours
+            dist.init_process_group(backends, timeout=timedelta(minutes=SILENCE))
             for number in handlers:
                 signal.signal(number, note_signal)
         with locked(args.outpath):
             start_or_resume(argv, args)
 
     except OSError as error:
-        refuse(f"{error.filename or args.outpath}: {error.strerror or error}", 1)
+        reason = error.strerror or error
+        if is_full(error):
+            reason = f"the disk is full ({reason}); make room, then give --resume"
+        refuse(f"{error.filename or args.outpath}: {reason}", 1)
     except RuntimeError as error:
         reason = str(error).splitlines()[0]
         expected = any(word in reason for word in ("memory", "CUDA error", "cuDNN error"))
         if PROCESSES == 1 and not expected:
             raise
-        print(f"{Path(__file__).name}: error: process {RANK} failed: {reason}", file=sys.stderr)
+        what = f"process {RANK} failed: {reason}"
+        if "gloo/transport" in reason or isinstance(error, dist.DistError):
+            reason = re.sub(r"^\[.*?\] ", "", reason).split(". ")[0]  # without torch's own advice
+            lost = f"process {RANK} has lost another one ({reason})"
+            what = f"{lost}; start them all again, with --resume"
+        print(f"{Path(__file__).name}: error: {what}", file=sys.stderr)
         raise SystemExit(1) from None
 
     finally:

@@ -44,6 +44,7 @@ from coral_age.errors import (
 from coral_age.files import atomic_write, lock
 from coral_age.inputs import Sink, answer, read_list, source_of
 from coral_age.marked import free_path
+from coral_age.options import parse_options
 from coral_age.pictures import Search, faces, read_boxes, video
 from coral_age.runs import SCRIPTS, load, load_script, title
 from coral_age.table import FACES, FORMATS, JOB, Table, columns_of, need_parquet, write_csv
@@ -63,16 +64,13 @@ def parse_settings(argv):
     parser.error = refuse
     add = parser.add_argument
     add("paths", nargs="*", metavar="INPUT", help="images, videos, and folders of them")
-    add("--list", type=Path, metavar="FILE", help="images and videos, a path on each line")
     add(
         "--part",
         metavar="K/N",
         help="only the Kth of N parts of the inputs, which a hash of each path chooses",
     )
-    add("--run", type=Path, help="folder of a finished run (that of the model that comes along)")
     add("--out", type=Path, metavar="DIR", help="folder that receives the results")
     add("--overwrite", action="store_true", help="use DIR though it holds files, and replace them")
-    add("--resume", action="store_true", help="go on with the job in DIR, or begin it")
     add(
         "--format",
         choices=FORMATS,
@@ -88,10 +86,6 @@ def parse_settings(argv):
         "path), age (in years, or 20-29, 70+), gender (male, female or empty); of several faces "
         "in a photo the largest is meant",
     )
-    add("--weights", type=Path, metavar="FILE", help="state dict to take instead of --run's")
-    add("--script", choices=SCRIPTS, metavar="NAME", help="what trained FILE, if there is no --run")
-    add("--image_size", type=int, help="side of that network's input in pixels (120)")
-    add("--crops", action="store_true", help="the images are faces, cut as the training images")
     add(
         "--boxes",
         type=Path,
@@ -100,27 +94,9 @@ def parse_settings(argv):
         "source, frame (of a video, from 0), left, top, right, bottom in pixels as the picture is "
         "shown, turned as EXIF says",
     )
-    score, size = detect.MIN_SCORE, detect.MEGAPIXELS
-    lowest = f"lowest detector score, 0.01 to 1 ({score})"
-    add("--min_score", type=float, default=score, help=lowest)
-    add(
-        "--megapixels",
-        type=float,
-        default=size,
-        help=f"larger pictures are searched for faces in "
-        f"this size; more finds smaller faces ({size})",
-    )
-    add("--every", type=int, default=1, metavar="N", help="look at every Nth frame of a video (1)")
     add("--no_draw", action="store_true", help="no copies of the inputs with the faces marked")
     add("--cuda", type=int, default=-1, help="CUDA device number; -1: the CPU (-1)")
-    add("--batch_size", type=int, default=16, help="faces that the network sees at once (16)")
-    args = parser.parse_intermixed_args(argv)
-    ranges = {"every": (1, 10**9), "batch_size": (1, 10**6), "megapixels": (0.1, 50)}
-    ranges |= {"min_score": (0.01, 1), "cuda": (-1, 1023), "image_size": (32, 1024)}
-    for name, (low, high) in ranges.items():
-        value = getattr(args, name)
-        if value is not None and not low <= value <= high:
-            refuse(f"--{name} {value}: must be from {low} to {high}")
+    args = parse_options(parser, argv, cuda=(-1, 1023))
     if not args.paths and not args.list:
         refuse("the following arguments are required: INPUT")
     if args.part is not None:
@@ -133,8 +109,6 @@ def parse_settings(argv):
         refuse("--resume and --format go with --out")
     if args.boxes and args.crops:
         refuse("--boxes goes without --crops, whose images are faces as a whole")
-    if args.image_size and not args.script:
-        refuse("--image_size goes with --script; a run folder holds its own")
     if args.paths and os.path.exists(os.path.join(args.paths[0], "run.json")):
         refuse(f"{args.paths[0]}: is a run, no input; now it is given as --run {args.paths[0]}")
     return args

@@ -23,7 +23,8 @@ from coral_age import detect, media
 from coral_age.answers import NOTE, heading
 from coral_age.errors import InputError, end_as_on_ctrl_c, reason_of, refuse, say
 from coral_age.inputs import read_list
-from coral_age.runs import SCRIPTS, load
+from coral_age.options import parse_options
+from coral_age.runs import load
 from coral_age.table import JOB, columns_of
 from tqdm import tqdm
 
@@ -49,39 +50,15 @@ def parse_settings(argv):
     parser.error = lambda message: refuse(message, program=PROGRAM)
     add = parser.add_argument
     add("places", nargs="*", metavar="INPUT", help="images, videos, folders and buckets of them")
-    add("--list", type=Path, metavar="FILE", help="paths and URIs of images, one on each line")
     add("--column", help="the INPUTs are Parquet files; that of their columns with images as bytes")
     add("--out", required=True, metavar="DIR", help="folder or bucket that receives the rows")
-    add("--resume", action="store_true", help="go on with the job in DIR, or begin it")
     add("--actors", type=int, help="processes with a model each (one a CPU or share of a GPU)")
     add("--gpus", type=float, default=0, help="share of a GPU that an actor takes; 0: a CPU (0)")
-    add(
-        "--run",
-        type=os.path.abspath,
-        help="folder of a finished run (that of the model that comes along)",
-    )
-    add(
-        "--weights",
-        type=os.path.abspath,
-        metavar="FILE",
-        help="state dict to take instead of --run's",
-    )
-    add("--script", choices=SCRIPTS, metavar="NAME", help="what trained FILE, if there is no --run")
-    add("--image_size", type=int, default=120, help="side of that network's input (120)")
-    add("--crops", action="store_true", help="the images are faces, cut as the training images")
-    add("--min_score", type=float, default=detect.MIN_SCORE, help="lowest detector score")
-    add("--megapixels", type=float, default=detect.MEGAPIXELS, help="size to search for faces in")
-    add("--every", type=int, default=1, metavar="N", help="look at every Nth frame of a video (1)")
-    add("--batch_size", type=int, default=16, help="faces that the network sees at once (16)")
-    args = parser.parse_intermixed_args(argv)
-    if on_disk(args):  # the working folder of an actor is another
-        args.out = os.path.abspath(args.out)
-    ranges = {"every": (1, 10**9), "batch_size": (1, 10**6), "megapixels": (0.1, 50)}
-    ranges |= {"min_score": (0.01, 1), "image_size": (32, 1024), "gpus": (0, 1), "actors": (1, 1e6)}
-    for name, (low, high) in ranges.items():
-        value = getattr(args, name)
-        if value is not None and not low <= value <= high:
-            parser.error(f"--{name} {value}: must be from {low} to {high:g}")
+    args = parse_options(parser, argv, gpus=(0, 1), actors=(1, 10**6))
+    for name in ("run", "weights", "out"):  # the working folder of an actor is another
+        path = getattr(args, name)
+        if path and "://" not in str(path):
+            setattr(args, name, os.path.abspath(path))
     if not args.places and not args.list:
         parser.error("the following arguments are required: INPUT")
     return args
@@ -159,7 +136,7 @@ def begin(args, model):
 def run(args):
     """Predict for all inputs; the number of failures."""
     given = {"run": args.run, "weights": args.weights, "script": args.script}
-    given |= {"image_size": args.image_size}
+    given |= {"image_size": args.image_size or 120}
     if not args.crops:
         detect.need_detector(", or give --crops")
     model = load(**given)

@@ -1,5 +1,6 @@
 """Helpers that several test files use."""
 
+import contextlib
 import importlib.util
 import os
 import re
@@ -89,6 +90,25 @@ def refused(tool, capsys, *words, begins=""):
     message = capsys.readouterr().err
     assert message.startswith(begins) and ": error: " in message and message.count("\n") == 1
     return message
+
+
+@contextlib.contextmanager
+def disk(folder, size):
+    """A file system of ``size``, 400m say, in the new ``folder``; only root has such. A function
+    that gives it another size."""
+    import pytest
+
+    def mount(what, *where):
+        command = ["mount", "-t", "tmpfs", "-o", what, *where, str(folder)]
+        return subprocess.run(command, capture_output=True).returncode
+
+    folder.mkdir(parents=True)
+    if sys.platform != "linux" or mount(f"size={size}", "none"):
+        pytest.skip("no mounts here")
+    try:
+        yield lambda size: mount(f"remount,size={size}")
+    finally:
+        subprocess.run(["umount", str(folder)], check=True)
 
 
 PATIENCE = 600  # seconds until a test gives up on a process: what hangs fails

@@ -1,4 +1,7 @@
-"""Several processes train the network that one trains: torchrun, gloo, on the CPU."""
+"""Several processes train the network that one trains: torchrun, gloo, on the CPU.
+
+Two hosts are two namespaces of Linux's network with a link between them, as root can make them.
+"""
 
 import csv
 import json
@@ -8,6 +11,7 @@ import shlex
 import shutil
 import signal
 import socket
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -135,17 +139,75 @@ def evaluated_in_one_process(module, out, arguments, rng):
     return line
 
 
-def test_two_processes_equal_one(data):
-    """Gradients, also those of a last batch of one image, of which one process has none; weights
-    on both; costs; and the final numbers. Some genders are unknown."""
+def on_one_host(*words):
+    """The words by two processes."""
+    return [begin(*TORCHRUN, *words)]
+
+
+def ip(*words, check=True):
+    return subprocess.run(["ip", *words], check=check, capture_output=True, text=True)
+
+
+def lose(host):
+    """kill -9 of all that runs there."""
+    for number in ip("netns", "pids", host, check=False).stdout.split():
+        os.kill(int(number), signal.SIGKILL)
+
+
+@pytest.fixture
+def hosts():
+    """The names of two hosts that share a disk, and have nothing else in common."""
+    names = [f"coral{os.getpid()}{letter}" for letter in "ab"]
+    try:
+        try:
+            for name in names:
+                ip("netns", "add", name)
+            ip(*f"-n {names[0]} link add eth0 type veth peer name eth0 netns {names[1]}".split())
+            for number, name in enumerate(names, 1):
+                ip("-n", name, "address", "add", f"10.98.0.{number}/24", "dev", "eth0")
+                ip("-n", name, "link", "set", "lo", "up")
+                ip("-n", name, "link", "set", "eth0", "up")
+        except (OSError, subprocess.CalledProcessError):
+            pytest.skip("no network namespaces here")
+        yield names
+    finally:
+        for name in names:
+            if Path("/run/netns", name).exists():
+                lose(name)
+                ip("netns", "delete", name)
+
+
+def on_two_hosts(hosts, *words):
+    """The words by a process on each host."""
+    torchrun = [*TORCHRUN[:3], "--nnodes=2", "--nproc_per_node=1", "--master_addr=10.98.0.1"]
+    processes = []
+    for rank, name in enumerate(hosts):
+        command = shlex.join(map(str, [*torchrun, f"--node_rank={rank}", *words]))
+        there = f"hostname {name} && GLOO_SOCKET_IFNAME=eth0 exec {command}"
+        processes.append(begin(*f"ip netns exec {name} unshare --uts sh -c".split(), there))
+    return processes
+
+
+@pytest.mark.parametrize("count", [1, pytest.param(2, marks=pytest.mark.slow)])
+def test_two_processes_equal_one(count, data, request):
+    """On one host, or ``count`` hosts. Gradients, also those of a last batch of one image, of which
+    one process has none; weights on both; costs; and the final numbers. Some genders are
+    unknown."""
     options = ["--image_size=33", "--epochs=1", "--lr=1e-12", "--gender=1", "--imp_weight=1"]
     for name in ("one", "two"):
         driver = FROZEN.format(tests=str(ROOT / "tests"), script=str(SCRIPT))
         (data / f"{name}.py").write_text(driver)
-        command = TORCHRUN if name == "two" else [sys.executable]
         arguments = [*options_for(data, f"run-{name}"), *options]
-        code, err = complete(begin(*command, data / f"{name}.py", *arguments))
-        assert code == 0, err
+        words = [data / f"{name}.py", *arguments]
+        if name == "one":
+            processes = [begin(sys.executable, *words)]
+        elif count == 1:
+            processes = on_one_host(*words)
+        else:
+            processes = on_two_hosts(request.getfixturevalue("hosts"), *words)
+        for process in processes:
+            code, err = complete(process)
+            assert code == 0, err
     one, first, second = (torch.load(data / f"{name}.pt") for name in ("one-0", "two-0", "two-1"))
     assert len(one["steps"]) == len(first["steps"]) == 3
     for step, mine, other in zip(one["steps"], first["steps"], second["steps"], strict=True):
@@ -236,6 +298,12 @@ def test_what_srun_tells():
 BATCH_NORM = ["--image_size=64", "--epochs=2", "--checkpoint_minutes=0"]
 
 
+LOST = (
+    r"^afad-coral.py: error: process {} has lost another one \(.*\); "
+    "start them all again, with --resume$"
+)
+
+
 def kill_a_rank(data, rank):
     arguments = [*options_for(data, "killed"), *BATCH_NORM]
     process = begin(*TORCHRUN, SCRIPT, *arguments)
@@ -245,7 +313,7 @@ def kill_a_rank(data, rank):
     assert code != 0
     assert "Signal 9 (SIGKILL)" in err  # torchrun's report
     if rank:
-        assert "afad-coral.py: error: process 0 failed: " in err
+        assert re.search(LOST.format(0), err, re.M)
 
 
 def test_a_killed_rank(data):
@@ -342,3 +410,86 @@ def test_final_numbers_with_batch_norm(data):
         module.draw_seed()
     log = (data / "run" / "training.log").read_text().splitlines()
     assert evaluated_in_one_process(module, data / "run", arguments, torch.get_rng_state()) in log
+
+
+# The script, with another number of minutes of silence, and images that process 0 decodes one by
+# one, in a tenth of a second each, if they are to be slow.
+HASTY = """
+import os
+import sys
+import time
+
+sys.path.insert(0, {tests!r})
+from conftest import load
+
+module = load({script!r})
+module.SILENCE = {minutes}
+prepare = module.prepare_image
+
+def slow(*args):
+    time.sleep(0.1)
+    return prepare(*args)
+
+if {slow} and module.RANK == 0:
+    os.cpu_count, module.prepare_image = lambda: 1, slow
+module.main()
+"""
+
+
+def hasty(data, minutes, slow=False):
+    """The path of that script."""
+    path = data / "hasty.py"
+    code = {"tests": str(ROOT / "tests"), "script": str(SCRIPT), "minutes": minutes, "slow": slow}
+    path.write_text(HASTY.format(**code))
+    return path
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("lost", [0, 1])
+@pytest.mark.parametrize("how", ["killed", "link down"])
+def test_a_lost_host(how, lost, hosts, data):
+    """The other host ends with a line, at once or, where the link is silent, after SILENCE; on two
+    hosts or on one the run goes on to the numbers of one that was never stopped."""
+    for process in on_one_host(SCRIPT, *options_for(data, "whole"), *BATCH_NORM):
+        code, err = complete(process)
+        assert code == 0, err
+    out, expected = data / "lost", numbers(data / "whole")
+    words = [hasty(data, 0.5), *options_for(data, "lost"), *BATCH_NORM]
+    processes = on_two_hosts(hosts, *words)
+    wait_for(processes[0], lambda: len(costs(out)) >= 4)
+    if how == "killed":
+        lose(hosts[lost])
+    else:
+        ip("-n", hosts[lost], "link", "set", "eth0", "down")
+    for rank, process in enumerate(processes):
+        code, err = complete(process)
+        if how == "killed" and rank == lost:
+            assert code == -signal.SIGKILL
+            continue
+        [line] = re.findall(LOST.format(rank), err, re.M)
+        assert code == 1 and ("Timed out waiting 30000ms" in line) == (how == "link down")
+        assert err.count("Traceback") == 1 and "ChildFailedError" in err  # torchrun's report
+    checkpoint = torch.load(out / "checkpoint.pt", weights_only=True)
+    assert 3 <= checkpoint["progress"]["epoch"] * 3 + checkpoint["progress"]["batch"] < 6
+    shutil.copytree(out, data / "stopped")
+    if how == "link down":
+        ip("-n", hosts[lost], "link", "set", "eth0", "up")
+    for again in (on_one_host, lambda *words: on_two_hosts(hosts, *words)):
+        shutil.rmtree(out)
+        shutil.copytree(data / "stopped", out)
+        for process in again(SCRIPT, *words[1:], "--resume"):
+            code, err = complete(process)
+            assert code == 0, err
+        assert numbers(out) == expected
+
+
+@pytest.mark.slow
+def test_decoding_is_no_silence(hosts, data):
+    """Where one host decodes for longer than SILENCE, 31 of 18 seconds, the other one waits."""
+    sample = ROOT / "datasets" / "sample" / "afad" / "train.csv"
+    (data / "train.csv").write_text("".join(sample.read_text().splitlines(keepends=True)[:301]))
+    words = [*options_for(data, "run"), "--image_size=33", "--epochs=1", "--batch_size=100"]
+    script = hasty(data, 0.3, slow=True)
+    for process in on_two_hosts(hosts, script, *words):
+        code, err = complete(process)
+        assert code == 0, err

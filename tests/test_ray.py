@@ -228,6 +228,11 @@ def test_a_bucket(cluster, server, bare, photos, tmp_path, small):  # noqa: F811
     nameless = [row | {"reason": None} for row in due]
     s3, _ = pyarrow.fs.FileSystem.from_uri("s3://photos")
     pyarrow.fs.copy_files(str(photos), "photos/in", destination_filesystem=s3)
+    plain, keyed = (
+        predict_ray.parts.files_in(f"s3://{who}photos/in/", {".png"}) for who in ("", "test:test@")
+    )
+    assert len(plain) == 19
+    assert keyed == [path.replace("photos", "test:test@photos", 1) for path in plain]
     ray_words = [*bare, "--crops", "--actors", 1]
     assert ray_call(*ray_words, "s3://photos/in", "--out", "s3://photos/out") == 1
     (tmp_path / "out").mkdir()
@@ -313,7 +318,7 @@ def test_the_command_killed_and_resumed(bare, photos, tmp_path):  # noqa: F811
     due, out = due_rows(tmp_path, *bare, photos), tmp_path / "out"
     words = [sys.executable, "-c", CODE, *bare, photos, "--out", out, "--resume"]
     start = {"args": [*map(str, words), "--actors", "1"]}
-    start["env"] = {**os.environ, "PYTHONPATH": str(MODEL_CODE)}
+    start["env"] = {**os.environ, "PYTHONPATH": str(MODEL_CODE), "RAY_ADDRESS": "local"}
     process = subprocess.Popen(**start, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     deadline = time.time() + PATIENCE
     while len(list(out.glob("part-*"))) < 3 and time.time() < deadline:

@@ -13,7 +13,7 @@ import sys
 import time
 
 import pytest
-from conftest import ROOT
+from conftest import ROOT, disk
 from coral_age import answers, media, table
 from PIL import Image
 from test_predict import (  # noqa: F401 (bare is a fixture)
@@ -209,6 +209,24 @@ def test_a_full_disk(small, bare, photos, tmp_path, few, monkeypatch, capsys):  
     assert 0 < len(rows_in(out)[0]) < len(rows_in(tmp_path / "due")[0])
     assert call(*words, "--out", out) == 1
     assert contents(out) == contents(tmp_path / "due")
+
+
+def test_a_small_disk(bare, photos, tmp_path, few, capsys):  # noqa: F811
+    """The same of a real one, on which there is no room for all copies."""
+    words, out = [*bare, photos, "--crops", "--resume"], tmp_path / "small" / "out"
+    assert call(*words, "--out", tmp_path / "due") == 1
+    with disk(out.parent, "40k") as resize:
+        capsys.readouterr()
+        assert call(*words, "--out", out) == 1
+        line = capsys.readouterr().err.splitlines()[-1]
+        assert line.startswith(f"predict.py: error: {out}/") and line.endswith(
+            ": the disk is full (No space left on device); make room, then give --resume"
+        )
+        assert 0 < len(rows_in(out)[0]) < len(rows_in(tmp_path / "due")[0])
+        assert not list(out.glob(".*.tmp"))
+        resize("10m")
+        assert call(*words, "--out", out) == 1
+        assert contents(out) == contents(tmp_path / "due")
 
 
 def test_a_list_in_parts(bare, photos, tmp_path, capsys):  # noqa: F811

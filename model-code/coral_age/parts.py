@@ -34,7 +34,8 @@ def file_system(place):
     if "://" not in place:
         return pyarrow.fs.LocalFileSystem(), os.path.abspath(place)
     scheme, path = place.split("://", 1)
-    return bucket(f"{scheme}://{path.split('/')[0]}"), path.rstrip("/")
+    name = path.split("/")[0]  # with what stands before an @, as in gs://anonymous@bucket
+    return bucket(f"{scheme}://{name}"), path.rstrip("/")[name.find("@") + 1 :]
 
 
 @functools.cache
@@ -54,9 +55,9 @@ def files_in(place, suffixes):
         return [place]
     if kind == pyarrow.fs.FileType.NotFound:
         raise InputError(f"{place}: no such file or folder")
-    scheme = place[: place.find("://") + 3] if "://" in place else ""
+    before = place.rstrip("/").removesuffix(root) if "://" in place else ""
     found = system.get_file_info(pyarrow.fs.FileSelector(root, recursive=True))
-    files = [scheme + info.path for info in found if info.is_file]
+    files = [before + info.path for info in found if info.is_file]
     return sorted(path for path in files if Path(path).suffix.lower() in suffixes)
 
 
