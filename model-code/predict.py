@@ -85,8 +85,8 @@ def parse_settings(argv):
         type=Path,
         metavar="CSV",
         help="true values, by which the answers are scored: columns file (the end of an input's "
-        "path), age (in years, or 20-29, 70+), gender (male, female or empty); of several faces "
-        "in a photo the largest is meant",
+        "path), age (in years, 20-29, 70+ or empty), gender (male, female or empty); of several "
+        "faces in a photo the largest is meant",
     )
     add("--weights", type=Path, metavar="FILE", help="state dict to take instead of --run's")
     add("--script", choices=SCRIPTS, metavar="NAME", help="what trained FILE, if there is no --run")
@@ -150,8 +150,8 @@ def line_of(row, model):
     source = row["source"]
     if row["kind"] == "track":
         source += f" {row['seconds']:.2f}-{row['until_seconds']:.2f} s"
-    if "true_age" in row:
-        source += f" (true: {row['true_age']} {row.get('true_gender', '')}".rstrip() + ")"
+    if is_labelled(row):
+        source += f" (true: {row.get('true_age', '')} {row.get('true_gender', '')}".rstrip() + ")"
     return LINE.format(*words_of(row, model), row["face"], source)
 
 
@@ -173,7 +173,7 @@ class Report:
             if self.known is not None:
                 add_labels(rows, source, self.known)
             self.told += rows or [{"source": source, "kind": "no face"}]
-            self.labelled += [row for row in rows if "true_age" in row]
+            self.labelled += filter(is_labelled, rows)
         if not rows:
             say(LINE.format("no face", "", "", "", source))
         for row in rows:
@@ -207,7 +207,7 @@ class Report:
         ended = set()
         for source, rows in self.table.resume():
             ended.add(source)
-            self.labelled += [row for row in rows if "true_age" in row]
+            self.labelled += filter(is_labelled, rows)
             self.failed += sum(row["kind"] == "error" for row in rows)
             self.films += sum(row["kind"] == "video" for row in rows) * self.has_label(source)
             kinds = {row["kind"] for row in rows}
@@ -222,7 +222,7 @@ class Report:
         """Those of labels.scores(), printed, as a part of the JSON."""
         if self.known is None:
             return {}
-        scores = labels.scores(self.labelled)
+        scores = labels.scores(self.labelled, self.known)
         films = f"; not scored: {self.films} that are videos" * bool(self.films)
         count = f"{len(self.labelled)} of {len(self.known)}"
         say(f"{count} labelled photos are here, with a face{films}")
@@ -259,6 +259,11 @@ class Report:
                 file.write(text)
             table.finish()
         return text
+
+
+def is_labelled(row):
+    """Is a true age or gender known of the face?"""
+    return "true_age" in row or "true_gender" in row
 
 
 def add_labels(rows, source, known):
