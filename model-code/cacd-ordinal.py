@@ -337,8 +337,9 @@ def train(model, splits, args, device, checkpoint=None):
 
 
 def batch_cost(network, batch, imp, args):
-    """The mean of cost_fn over the images of the batch, with --gender 1 plus gender_weight times
-    that of gender_cost_fn over those of known gender; of a batch that is shared out, its part."""
+    """The mean of cost_fn over all images of the batch, so that an answered task weighs the same in
+    an image that leaves others unanswered, with --gender 1 plus gender_weight times that of
+    gender_cost_fn over those of known gender; of a batch that is shared out, its part."""
     with torch.autocast(batch.images.device.type, torch.bfloat16, enabled=bool(args.amp)):
         logits, gender_logits = network(batch.images)
 
@@ -961,7 +962,7 @@ def check_weights(csv, table):
         row, must = wrong[0], "a number above 0, at most a million, or empty for 1"
         value = table[WEIGHT_COLUMN][row]
         refuse(f"{csv}: row {row + 1}: {WEIGHT_COLUMN} is {value!r}, must be {must}")
-    return weights.to_numpy(np.float64)
+    return weights.to_numpy(np.float64) if weights.nunique() > 1 else None
 
 
 def check_genders(csv, table):

@@ -207,6 +207,7 @@ def test_what_is_read(tmp_path):
 
     exact = read([("34", "", "1"), ("7-7", "", "1")], tmp_path)
     assert exact.labels.tolist() == [34, 7] and "age_ranges" not in exact.facts
+    assert exact.weights is None  # as they are alike
     alone = read([("34",), ("20-29",)], tmp_path, header="file,age")
     assert alone.weights is None and alone.labels.dtype == torch.int64
 
