@@ -349,6 +349,7 @@ def test_drawn_rows():
     starts = (np.arange(1000) + 0.5) / 1000
     times = sum(np.bincount(CORAL.drawn_rows(weights, s), minlength=50) for s in starts) / 1000
     assert times == pytest.approx(shares, abs=0.002)
+    assert CORAL.drawn_rows(np.full(8, 2.0), 0.0).tolist() == list(range(8))
     for start in (0.001, 0.5, 0.999):
         alike = CORAL.drawn_rows(np.full(1000, 0.1), start)
         assert alike.tolist() == list(range(1000))
@@ -373,6 +374,7 @@ def test_batches_by_weight(tmp_path):
         assert times[row] in (math.floor(weight / 2), math.ceil(weight / 2))
     assert sum(drawn, []) != sorted(sum(drawn, [])) and drawn != rows(None)
     assert rows(split.weights, first=1) == drawn[1:]
+    assert sorted(sum(rows(None), [])) == list(range(12))  # as in evaluation
     assert rows(np.full(12, 3.0)) == rows(None)
     assert CORAL.drawn_labels(split).tolist() == [
         20 + row for row in CORAL.drawn_rows(split.weights, 0.5)
