@@ -151,7 +151,8 @@ def line_of(row, model):
     if row["kind"] == "track":
         source += f" {row['seconds']:.2f}-{row['until_seconds']:.2f} s"
     if is_labelled(row):
-        source += f" (true: {row.get('true_age', '')} {row.get('true_gender', '')}".rstrip() + ")"
+        known = [row[name] for name in ("true_age", "true_gender") if name in row]
+        source += f" (true: {' '.join(known)})"
     return LINE.format(*words_of(row, model), row["face"], source)
 
 

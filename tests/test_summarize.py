@@ -1,5 +1,6 @@
 """summarize.py: tables against slow loops, published logs, bad input, the page in a browser."""
 
+import contextlib
 import csv
 import hashlib
 import html
@@ -1050,7 +1051,9 @@ def run_of_ranges(folder, rows, **settings):
         table.append({"path": f"{number}.jpg", **true, "predicted_age": said, "gender": gender})
     write_csv(folder / "test_predictions.csv", table)
     errors = [said - int(age) for age, said, _ in rows if age.isdigit()]
-    metrics = {"test_mae_to_range": 12.0, "test_group_accuracy": 0.25}
+    ends = [(*map(int, age.split("-")), said) for age, said, _ in rows if "-" in age]
+    off = [max(low - said, said - high, 0) for low, high, said in ends]
+    metrics = {"test_mae_to_range": sum(off) / len(off)}
     if errors:
         metrics["test_mae"] = sum(map(abs, errors)) / len(errors)
         metrics["test_rmse"] = math.sqrt(sum(e * e for e in errors) / len(errors))
@@ -1095,6 +1098,28 @@ def test_ages_known_as_ranges(summarize, tmp_path):
     ]
     [pair] = summarize.paired_table(1, groups)
     assert (pair["images"], pair["A - B"]) == ("2", "0.000")  # |4| and |-3| for |3| and |-4|
+
+
+@pytest.mark.parametrize(
+    "age, change, said",
+    [
+        ("30", {"true_age_low": "20"}, "true_age_low and true_age_high do not go with true_age"),
+        ("20-29", {"true_age_high": "19"}, "true_age_low and true_age_high do not go with true_a"),
+        ("20-29", {"true_age_high": ""}, "true_age_low and true_age_high do not go with true_age"),
+        ("20-29", {"true_age_high": "101"}, "row 1: true_age 101, 0 to 100 by run.json"),
+        ("20-29", {"predicted_age": ""}, "predicted_age must be a number in every row"),
+        ("20-29", {"predicted_age": "60"}, "where it says 12.00 (epoch: last)"),
+    ],
+)
+def test_damaged_ranges(age, change, said, summarize, tmp_path, capsys):
+    folder = run_of_ranges(tmp_path / "run", [(age, 25, ""), *RANGES[1:]])
+    rows = read_csv(folder / "test_predictions.csv")
+    rows[0] |= change
+    write_csv(folder / "test_predictions.csv", rows)
+    with contextlib.suppress(SystemExit):
+        summarize.main([str(folder)])
+    shown = capsys.readouterr().err
+    assert said in shown and shown.count("\n") == 1
 
 
 def test_ranges_alone(summarize, tmp_path, capsys):
