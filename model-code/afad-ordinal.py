@@ -66,6 +66,8 @@ GENDER_COLUMN = "gender"  # male or female
 GENDER_VALUES = "male or female"
 CENTER_CROP = None
 UPRIGHT = False  # EXIF orientations are ignored, as in the paper's code
+AGE_RANGES = False  # age holds one number in every row
+WEIGHT_COLUMN = None  # all rows are drawn alike in training
 
 
 def gender_of(table):
@@ -108,6 +110,9 @@ def predict_labels(probas):
 def cost_fn(logits, labels, imp):
     """Weighted cross-entropies of the pairs of each image, summed over tasks; (batch,).
 
+    - sum_k w_k (t_k log P(y > k) + (1 - t_k) log P(y <= k)). Of an age in the range [a, b] t_k is
+    1 if a > k and 0 if b <= k; of the tasks between, which that does not answer, w_k is 0.
+
     Label 1 of three, P(y > 0) = 3/4 and P(y > 1) = 1/2, weights 1 and 1/2: the cost is
     -log(3/4) - 1/2 log(1 - 1/2) = 0.6343.
 
@@ -116,30 +121,37 @@ def cost_fn(logits, labels, imp):
     tensor([0.6343])
     """
     tasks = torch.arange(logits.shape[1], device=logits.device)
-    levels = (labels[:, None] > tasks).float()  # t_k = 1 if y > k, else 0
+    lowest, highest = (ends[:, None] for ends in ends_of(labels))
+    levels = (lowest > tasks).float()  # t_k = 1 if y > k, else 0
+    imp = imp * (levels + (highest <= tasks))  # 0 where a range does not tell
     log_probas = F.log_softmax(logits, dim=2)
     terms = log_probas[:, :, 1] * levels + log_probas[:, :, 0] * (1 - levels)
     return -torch.sum(terms * imp, dim=1)
 
 
 # %% Task importance weights [coral, ordinal]
-def labels_above(labels):
-    """n_k, the number of ``labels`` above k, for k = 0..K-2; float64 (K-1,)."""
-    return (labels[:, None] > torch.arange(NUM_CLASSES - 1)).sum(0).double()
+def answers(labels):
+    """n_k and m_k, the numbers of ``labels`` above k and not above k, for k = 0..K-2; float64
+    (K-1,) both. Ranges count where they answer that: for exact labels m_k is N - n_k."""
+    lowest, highest = (ends[:, None] for ends in ends_of(labels))
+    tasks = torch.arange(NUM_CLASSES - 1)
+    return (lowest > tasks).sum(0).double(), (highest <= tasks).sum(0).double()
 
 
 def task_importance_weights(labels):
-    """w_k = sqrt(m_k) / max_j sqrt(m_j), m_k = max(n_k, N - n_k), N the number of labels (paper,
-    section 3.3); (K-1,)."""
-    above = labels_above(labels)
-    importance = torch.maximum(above, len(labels) - above).float().sqrt()
-    return importance / importance.max()
+    """w_k = sqrt(max(n_k, m_k)) / max_j sqrt(max(n_j, m_j)), n_k and m_k the numbers of ``labels``
+    above k and not above k (paper, section 3.3); (K-1,)."""
+    importance = torch.maximum(*answers(labels)).float().sqrt()
+    return importance / importance.max().clamp(min=1)  # 0 where all ages are unknown
 
 
 def log_odds(labels):
-    """Logits of the share of ``labels`` above k, finite also where it is 0 or 1; (K-1,)."""
-    above = labels_above(labels).clamp(0.5, len(labels) - 0.5)
-    return torch.logit(above / len(labels)).float()
+    """Logits of the share of labels above k among those of ``labels`` that tell, finite also where
+    it is 0 or 1, and 0 where none tells; (K-1,)."""
+    above, others = answers(labels)
+    asked = (above + others).clamp(min=1)
+    above = above.clamp(min=0.5).minimum(asked - 0.5)
+    return torch.logit(above / asked).float()
 
 
 # %% Recipes [all]
@@ -253,7 +265,7 @@ def run(args, earlier):
     """Read, build, train, evaluate and save; ``earlier`` is what there is of a run to resume."""
     device = select_device(args)
     splits = read_splits(args)
-    model = build_model(args, splits["train"].labels, resumed=bool(earlier.checkpoint))
+    model = build_model(args, drawn_labels(splits["train"]), resumed=bool(earlier.checkpoint))
     needed = bytes_of_run(model, splits, args)
     load_pixels(splits, args, needed)  # decoding may take hours: after all that may be refused
     facts = begin_record(args, splits, device, earlier)
@@ -293,7 +305,7 @@ def train(model, splits, args, device, checkpoint=None):
     """Train ``model``, from ``checkpoint`` on if there is one. Returns the state; its ``averaged``
     model is the one to evaluate: the moving average, or without one ``model`` itself."""
     split = splits["train"]
-    imp = task_importance_weights(split.labels) if args.imp_weight else torch.ones(1)
+    imp = task_importance_weights(drawn_labels(split)) if args.imp_weight else torch.ones(1)
     imp = imp.to(device)
 
     steps = math.ceil(len(split.labels) / args.batch_size)  # in an epoch
@@ -307,7 +319,8 @@ def train(model, splits, args, device, checkpoint=None):
     for epoch in range(state.progress["epoch"], args.epochs):
         model.train()
         title, first = f"epoch {epoch + 1}/{args.epochs}", state.progress["batch"]
-        for batch in batches(split, args, device, training=True, first=first, title=title):
+        given = {"training": True, "first": first, "title": title, "weights": split.weights}
+        for batch in batches(split, args, device, **given):
             step = epoch * steps + batch.number
             augment_batch(batch, args, step)
             cost = batch_cost(state.network, batch, imp, args)  # of the model, maybe shared out
@@ -327,8 +340,9 @@ def train(model, splits, args, device, checkpoint=None):
 
 
 def batch_cost(network, batch, imp, args):
-    """The mean of cost_fn over the images of the batch, with --gender 1 plus gender_weight times
-    that of gender_cost_fn over those of known gender; of a batch that is shared out, its part."""
+    """The mean of cost_fn over all images of the batch, so that an answered task weighs the same in
+    an image that leaves others unanswered, with --gender 1 plus gender_weight times that of
+    gender_cost_fn over those of known gender; of a batch that is shared out, its part."""
     with torch.autocast(batch.images.device.type, torch.bfloat16, enabled=bool(args.amp)):
         logits, gender_logits = network(batch.images)
 
@@ -344,7 +358,7 @@ def mixed_costs(lam, cost_of, logits, targets, *imp):
     """The images' costs (n,), with mixup ``lam`` of their own and the rest of the others'."""
     logits = logits[: len(targets)]  # without the image that has no label
     costs = cost_of(logits, targets, *imp)
-    need(costs.shape == targets.shape, "cost_fn must give a cost for each image, (n,), no mean")
+    need(costs.shape == targets.shape[:1], "cost_fn must give a cost for each image, (n,), no mean")
     if lam is None:
         return costs
     return torch.lerp(cost_of(logits, targets.flip(0), *imp), costs, lam[: len(targets)])
@@ -354,6 +368,18 @@ def gender_cost_fn(logits, genders):
     """Binary cross-entropy of P(male) by image, 0 where the gender is unknown (nan); (batch,)."""
     costs = F.binary_cross_entropy_with_logits(logits, genders.nan_to_num(), reduction="none")
     return torch.where(genders.isnan(), 0, costs)
+
+
+def ends_of(labels):
+    """The lowest and the highest label that an image may have, (n,) both: of ``labels`` (n,), known
+    ages, both the label; (n, 2) are ranges of ages, for unknown ones that of all."""
+    return (labels, labels) if labels.dim() == 1 else labels.unbind(1)
+
+
+def tell_something(labels):
+    """False where the age is unknown; (n,)."""
+    lowest, highest = ends_of(labels)
+    return (lowest > 0) | (highest < NUM_CLASSES - 1)
 
 
 # %% Batches [all]
@@ -387,15 +413,32 @@ def draw_seed():
     return torch.empty((), dtype=torch.int64).random_().item()
 
 
-def batches(split, args, device, training=False, first=0, title="evaluating"):
+def drawn_rows(weights, start):
+    """The rows of an epoch of as many images as there are ``weights``, float64 (N,), in ascending
+    order: each as many times as its weight is of their mean, rounded down or up, which for a random
+    ``start`` from [0, 1) is right on average. Where all weigh the same, each row once."""
+    shares = np.cumsum(weights) / np.sum(weights) * len(weights)
+    rows = np.searchsorted(shares, np.arange(len(weights)) + start, side="right")
+    return rows.clip(max=len(weights) - 1)  # where sums are rounded
+
+
+def drawn_labels(split):
+    """The labels of the images that an epoch draws, for what is counted before training."""
+    if split.weights is None:
+        return split.labels
+    return split.labels[drawn_rows(split.weights, 0.5)]
+
+
+def batches(split, args, device, training=False, first=0, title="evaluating", weights=None):
     """Batches with the order and crops of a torch DataLoader with --numworkers workers, made here
     without any worker, from number ``first`` on. In ``training`` order, crops and with flip mirror
-    images are random; otherwise crops are central.
+    images are random; otherwise crops are central. With ``weights`` rows are drawn in proportion.
 
     Yields namespaces: number, from 0; images, float32 (n, 3, S, S) in [0, 1], on the device; rows
-    of the split, labels and genders, (n,); count, the number of images in the whole batch, n unless
-    it is shared out, and known_genders, how many of those are known; computed, the slice of the
-    whole batch that the images are. Where a share is empty there is one image, without a label.
+    of the split, labels, (n,) or of ranges (n, 2), and genders, (n,); count, the number of images
+    in the whole batch, n unless it is shared out, and known_genders, how many of those are known;
+    computed, the slice of the whole batch that the images are. Where a share is empty there is one
+    image, without a label.
     """
     size, margin = args.image_size, split.pixels.shape[-1] - args.image_size
 
@@ -404,6 +447,9 @@ def batches(split, args, device, training=False, first=0, title="evaluating"):
     if training:
         order_rng = torch.Generator().manual_seed(draw_seed())
         order = torch.randperm(len(order), generator=order_rng).numpy()
+        if weights is not None:
+            start = torch.rand((), generator=order_rng, dtype=torch.float64).item()
+            order = drawn_rows(weights, start)[order]
     crop_rngs = [torch.Generator().manual_seed(base_seed + i) for i in range(args.numworkers)]
     flip_rng = torch.Generator().manual_seed(base_seed + args.numworkers)
 
@@ -593,36 +639,82 @@ def evaluate(model, split, args, device, training=False):
     return add_up(probas), add_up(male)  # where rows are shared out the others' are 0
 
 
+def years_off(labels, predicted):
+    """Years from (N,) predicted labels to the nearest ones that ``labels`` allow, so that within a
+    range it is 0; float64 (N,)."""
+    return (predicted - predicted.clamp(*ends_of(labels))).abs().double()
+
+
+def age_scores(labels, predicted):
+    """Of (N,) predicted labels: MAE and RMSE in years over the known ages. Over the ranges, apart
+    from these: the mean number of years to them, the share inside (group accuracy), and, where no
+    two ranges overlap, the share that the groups next to it would also allow (one-off)."""
+    lowest, highest = ends_of(labels)
+    scores, exact = {}, lowest == highest
+    if exact.any():
+        mae, mse = compute_mae_and_mse(lowest[exact], predicted[exact])
+        scores = {"mae": mae, "rmse": math.sqrt(mse)}
+
+    ranges = tell_something(labels) & ~exact
+    if ranges.any():
+        labels, predicted = labels[ranges], predicted[ranges]
+        off = years_off(labels, predicted)
+        scores["mae_to_range"] = off.mean().item()
+        scores["group_accuracy"] = (off == 0).double().mean().item()
+        groups, of_row = labels.unique(dim=0, return_inverse=True)  # sorted
+        if (groups[1:, 0] > groups[:-1, 1]).all():
+            lowest, highest = groups[(of_row - 1).clamp(min=0), 0], groups[:, 1]
+            highest = highest[(of_row + 1).clamp(max=len(groups) - 1)]
+            near = (lowest <= predicted) & (predicted <= highest)
+            scores["one_off_accuracy"] = near.double().mean().item()
+    return scores
+
+
 def score(split, probas, male):
-    """MAE and RMSE in years, and with genders the share of them that P(male) gets right."""
-    mae, mse = compute_mae_and_mse(split.labels, predict_labels(probas))
-    scores, known = {"mae": mae, "rmse": math.sqrt(mse)}, split.genders.isfinite()
+    """The age_scores, and with genders the share of them that P(male) gets right."""
+    scores, known = age_scores(split.labels, predict_labels(probas)), split.genders.isfinite()
     if known.any():
         right = (male > 0.5) == (split.genders > 0.5)
         scores["gender_accuracy"] = right[known].double().mean().item()
     return scores
 
 
+# Of a line of the log: its title, its figures, their decimals.
+MAE_LINE = "MAE/RMSE:", ("mae", "rmse"), 2
+RANGE_NAMES = "mae_to_range", "group_accuracy", "one_off_accuracy"
+RANGE_LINE = "MAE to range/group accuracy/one-off:", RANGE_NAMES, 4
+GENDER_LINE = "Gender accuracy:", ("gender_accuracy",), 4
+
+
+def figures(scores, names, decimals):
+    """The ``scores`` of these names in text; nan for what there is none of."""
+    return "/".join(f"{scores.get(name, math.nan):.{decimals}f}" for name in names)
+
+
 def validate(state, split, args, device):
-    """MAE and RMSE on the validation rows; the weights of the best epoch are kept. Epochs count
-    from 0 here, as in the logs of the paper's authors."""
+    """The figures of history.csv on the validation rows; the weights of the best epoch are kept: of
+    the lowest mean of years_off() over known ages and ranges together, which without ranges is the
+    MAE. Epochs count from 0 here, as in the logs of the paper's authors."""
     with torch.random.fork_rng(devices=[]):  # training goes on as it would without
-        now = score(split, *evaluate(state.averaged, split, args, device))
+        probas, male = evaluate(state.averaged, split, args, device)
+    now, told = score(split, probas, male), tell_something(split.labels)
+    error = years_off(split.labels, predict_labels(probas))[told].mean().item()
 
     epoch, best = state.progress["epoch"], state.progress["best"]
-    if not best or now["mae"] < best["mae"]:
-        best = state.progress["best"] = {"epoch": epoch, **now}
+    if not best or error < best.get("error", best.get("mae")):
+        best = state.progress["best"] = {"epoch": epoch, "error": error, **now}
         save_model(args.outpath / "best_model.pt", state.averaged)
 
-    current = f"Current Valid: {now['mae']:.2f}/{now['rmse']:.2f} Ep. {epoch}"
-    best = f"Best Valid : {best['mae']:.2f}/{best['rmse']:.2f} Ep. {best['epoch']}"
-    log(args, f"MAE/RMSE: | {current} | {best}")
-    return now["mae"], now["rmse"]
+    ranges = "mae_to_range" in now
+    for title, *names in (MAE_LINE, RANGE_LINE)[: 1 + ranges]:
+        current = f"Current Valid: {figures(now, *names)} Ep. {epoch}"
+        log(args, f"{title} | {current} | Best Valid : {figures(best, *names)} Ep. {best['epoch']}")
+    return [now.get(name, "") for name in ("mae", "rmse", *RANGE_NAMES[: 2 * ranges])]
 
 
 def evaluate_all(model, prefix, splits, args, device):
     """The metrics of all splits, and the log's lines of them; saves the test predictions."""
-    metrics, lines = {}, ["MAE/RMSE:", "Gender accuracy:"]
+    metrics, lines = {}, {}
     for name, split in splits.items():
         probas, male = evaluate(model, split, args, device, training=name == "train")
         scores = score(split, probas, male)
@@ -631,9 +723,14 @@ def evaluate_all(model, prefix, splits, args, device):
 
         metrics |= {f"{prefix}{name}_{key}": value for key, value in scores.items()}
         title = (prefix.replace("_", " ") + name).title()
-        lines[0] += f" | {title}: {scores['mae']:.2f}/{scores['rmse']:.2f}"
-        lines[1] += f" | {title}: {scores.get('gender_accuracy', math.nan):.4f}"
-    return metrics, lines if args.gender else lines[:1]
+        for line, *names in (MAE_LINE, RANGE_LINE, GENDER_LINE):
+            lines[line] = lines.get(line, line) + f" | {title}: {figures(scores, *names)}"
+
+    if not any("mae_to_range" in key for key in metrics):
+        del lines[RANGE_LINE[0]]
+    if not args.gender:
+        del lines[GENDER_LINE[0]]
+    return metrics, list(lines.values())
 
 
 # %% From here on: settings, files, processes, resuming, the command line [all]
@@ -821,12 +918,26 @@ def read_table(csv):
     return table, hashlib.sha256(content).hexdigest()
 
 
+def label_ends(ages):
+    """The lowest and the highest label that each text allows, two of (N,), nan where it is neither
+    number nor range; with AGE_RANGES 20-29 and 70+ are ranges, and nothing is that of all labels.
+    """
+    single = pd.to_numeric(ages, errors="coerce")
+    if not AGE_RANGES:
+        return single, single
+    oldest = f"-{NUM_CLASSES - 1}"
+    ages = ages.replace("", "0+").str.replace(r"\+$", oldest, regex=True)
+    ends = ages.str.extract(r"^([0-9]+)-([0-9]+)$")
+    return [pd.to_numeric(ends[i], errors="coerce").fillna(single) for i in (0, 1)]
+
+
 def check_labels(csv, table):
-    """The labels, whole numbers; refuses others, and warns of a column of ages where labels are due
-    (or the other way round), as most file names tell."""
-    names, labels = table[FILE_COLUMN], pd.to_numeric(table["age"], errors="coerce")
+    """The labels, whole numbers (N,), or if there are ranges their ends, (N, 2); refuses others,
+    and warns of a column of ages where labels are due (or the other way round), as most file names
+    tell."""
+    names, (lowest, highest) = table[FILE_COLUMN], label_ends(table["age"])
     told = names.str.extract(AGE_IN_NAME)[0].astype(float)
-    off = (labels + YOUNGEST_AGE - told).dropna()
+    off = (lowest + YOUNGEST_AGE - told)[lowest == highest].dropna()
     usual, share = off.median(), (off == off.median()).mean()
     due = f"the age in years minus {YOUNGEST_AGE}" if YOUNGEST_AGE else "the age in years"
 
@@ -834,11 +945,27 @@ def check_labels(csv, table):
         what = f"the column 'age' of {share:.0%} of the rows differs from the file name's age"
         warn(f"{csv}: {what} by {abs(usual):g} years; it must be {due}")
 
-    wrong = np.flatnonzero(~(labels.between(0, NUM_CLASSES - 1) & (labels % 1 == 0)))
+    whole = (lowest % 1 == 0) & (highest % 1 == 0)
+    wrong = np.flatnonzero(~((0 <= lowest) & (lowest <= highest) & (highest < NUM_CLASSES) & whole))
     if len(wrong):
         row, must = wrong[0], f"a whole number from 0 to {NUM_CLASSES - 1}: {due}"
+        must += ", a range as 20-29 or 70+, or empty where it is unknown" if AGE_RANGES else ""
         refuse(f"{csv}: row {row + 1} ({names[row]}): age is {table['age'][row]!r}, must be {must}")
-    return labels.to_numpy(np.int64)
+    labels = np.stack([lowest, highest], 1).astype(np.int64)
+    return labels[:, 0] if (lowest == highest).all() else labels
+
+
+def check_weights(csv, table):
+    """The rows' weights, float64 (N,), or None where all are alike; what is empty is 1."""
+    if WEIGHT_COLUMN not in table:
+        return None
+    weights = pd.to_numeric(table[WEIGHT_COLUMN].replace("", "1"), errors="coerce")
+    wrong = np.flatnonzero(~((weights > 0) & (weights <= 10**6)))
+    if len(wrong):
+        row, must = wrong[0], "a number above 0, at most a million, or empty for 1"
+        value = table[WEIGHT_COLUMN][row]
+        refuse(f"{csv}: row {row + 1}: {WEIGHT_COLUMN} is {value!r}, must be {must}")
+    return weights.to_numpy(np.float64) if weights.nunique() > 1 else None
 
 
 def check_genders(csv, table):
@@ -864,8 +991,9 @@ def read_splits(args):
 
 
 def read_split(csv, args):
-    """The rows of a CSV, checked: its table (text), labels int64 (N,), genders float32 (N,) with
-    nan where unknown, image files, and facts for run.json. load_pixels adds the pixels."""
+    """The rows of a CSV, checked: its table (text), labels int64 (N,) or the ends of ranges (N, 2),
+    genders float32 (N,) with nan where unknown, weights float64 (N,) or None, image files, and
+    facts for run.json. load_pixels adds the pixels."""
     table, digest = read_table(csv)
     for column in (FILE_COLUMN, "age", GENDER_COLUMN) if args.gender else (FILE_COLUMN, "age"):
         has = f"needs a column {column!r}, has {', '.join(table)} (see {__file__})"
@@ -878,7 +1006,7 @@ def read_split(csv, args):
     files = np.array([os.path.join(args.image_path, name) for name in names], object)
     table[FILE_COLUMN] = names
 
-    labels = check_labels(csv, table)
+    labels, weights = check_labels(csv, table), check_weights(csv, table)
     genders = check_genders(csv, table) if args.gender else np.full(len(table), np.nan, np.float32)
     facts = {"csv": str(csv), "csv_sha256": digest}
 
@@ -900,7 +1028,23 @@ def read_split(csv, args):
     kept.rows = np.flatnonzero(~missing) + 1  # as messages count them
     kept.files = files[~missing].tolist()
     kept.labels, kept.genders = torch.tensor(labels[~missing]), torch.tensor(genders[~missing])
+    kept.weights = None if weights is None else weights[~missing]
+    facts |= count_ranges(kept.labels)
+
+    told = tell_something(kept.labels).any() or (args.gender and csv != args.valid_csv)
+    why = "to choose the best epoch by" if csv == args.valid_csv else "to learn without --gender 1"
+    where = f"{csv}: row {kept.rows[0]} ({kept.files[0]})"
+    need(told, f"{where}: the age is unknown, as in all other rows: nothing {why}")
     return kept
+
+
+def count_ranges(labels):
+    """For run.json: how many ages are exact, ranges, and unknown, where not all are exact."""
+    exact, told = torch.eq(*ends_of(labels)), tell_something(labels)
+    if exact.all():
+        return {}
+    counts = {"exact_ages": exact, "age_ranges": told & ~exact, "unknown_ages": ~told}
+    return {name: rows.sum().item() for name, rows in counts.items()}
 
 
 # Named, because Pillow would start another program for some others (EPS).
@@ -1291,9 +1435,15 @@ def save_model(path, model):
 
 def save_predictions(args, prefix, split, probas, male):
     """test_predictions.csv and test_probas.npy, their names behind ``prefix``."""
-    labels, predicted = split.labels.numpy(), predict_labels(probas).numpy()
-    ages = {"true_age": labels + YOUNGEST_AGE, "predicted_age": predicted + YOUNGEST_AGE}
-    table = pd.DataFrame({"path": split.table[FILE_COLUMN], **ages})
+    table = pd.DataFrame({"path": split.table[FILE_COLUMN]})
+    lowest, highest = (ends.numpy() + YOUNGEST_AGE for ends in ends_of(split.labels))
+    table["true_age"] = lowest
+    if split.labels.dim() == 2:  # empty what is no number
+        told = tell_something(split.labels).numpy()
+        table["true_age"] = table["true_age"].astype("Int64").where(lowest == highest)
+        table["true_age_low"] = pd.Series(lowest, dtype="Int64").where(told)
+        table["true_age_high"] = pd.Series(highest, dtype="Int64").where(told)
+    table["predicted_age"] = predict_labels(probas).numpy() + YOUNGEST_AGE
     if args.gender:
         table["true_gender"] = pd.Series(split.genders.numpy()).map({1.0: "male", 0.0: "female"})
         table["p_male"] = male.numpy()
@@ -1312,10 +1462,12 @@ def plain(args):
 
 def describe(args, splits, device):
     """run.json, as it is before training."""
+    # of the ends of ranges: then no other age is nearer to what is known, on average
     median = splits["train"].labels.median()
     for split in splits.values():
-        mae, _ = compute_mae_and_mse(split.labels, median)
-        split.facts |= {"median_age": median.item() + YOUNGEST_AGE, "median_mae": mae}
+        scores = age_scores(split.labels, median.expand(len(split.files)))
+        split.facts["median_age"] = median.item() + YOUNGEST_AGE
+        split.facts |= {f"median_{name}": scores[name] for name in scores if "mae" in name}
 
     script, modules = Path(__file__), (torch, torchvision, np, pd, PIL)
     versions = {module.__name__: module.__version__ for module in modules}
@@ -1367,6 +1519,8 @@ def begin_run_folder(args, facts, device):
             path.unlink(missing_ok=True)
 
     columns = "epoch,cost,seconds,wait_seconds,images_per_second,valid_mae,valid_rmse"
+    if facts["data"].get("valid", {}).get("age_ranges"):
+        columns += ",valid_mae_to_range,valid_group_accuracy"
     append_line(args.outpath / "history.csv", columns)
 
     log(args, f"PyTorch Version: {torch.__version__}")
@@ -1499,8 +1653,7 @@ def after_step(state, split, batch, cost, args):
 
 
 def after_epoch(state, split, args, validation):
-    """Add the epoch to log and history, with the validation's MAE and RMSE, and save a
-    checkpoint."""
+    """Add the epoch to log and history, with the validation's figures, and save a checkpoint."""
     progress, count = state.progress, len(split.files)
     cost, seconds = add_up(state.epoch_cost.clone()).item() / count, progress["seconds"]
     row = [progress["epoch"] + 1, cost, seconds, progress["waited"], count / seconds, *validation]

@@ -323,7 +323,7 @@ def describe(model, precision):
 # %% Images to check on
 def read_photos(model, csv, folder):
     """uint8 (n, 3, S, S), the middles of the photos in ``csv``, MOST of them at most, in a random
-    order, and their ages in years, int64 (n,)."""
+    order, and their ages in years, float64 (n,), nan where they are not known exactly."""
     script = model.script
     words = [f"--image_path={folder}", f"--image_size={model.size}", "--outpath=unused"]
     args = script.parse_settings(words)
@@ -332,7 +332,8 @@ def read_photos(model, csv, folder):
     split.files, split.rows = [split.files[row] for row in some], split.rows[some]
     script.load_pixels({"photos": split}, args)
     images = np.ascontiguousarray(script.central_crop(split.pixels, model.size))
-    return images, split.labels[some].numpy() + script.YOUNGEST_AGE
+    lowest, highest = (ends[some].numpy() for ends in script.ends_of(split.labels))
+    return images, np.where(lowest == highest, lowest + script.YOUNGEST_AGE, np.nan)
 
 
 def drawn_faces(model):
@@ -393,11 +394,11 @@ def check_decoding(found, model):
 # %% Main
 def cost(found, small, ages):
     """What a smaller file's answers ``small`` cost beside ``found``, those in float32, in words;
-    ``ages``: the true ones in years, or None."""
+    ``ages``: the true ones in years, nan where they are not known, or None."""
     off = np.abs(small["age"] - found["age"])
     text = f"{(off > 0).mean():.1%} of the ages change, all by {off.mean():.3f} years on average"
-    if ages is not None:
-        before, after = (np.abs(each["age"] - ages).mean() for each in (found, small))
+    if ages is not None and np.isfinite(ages).any():
+        before, after = (np.nanmean(np.abs(each["age"] - ages)) for each in (found, small))
         text += f"; MAE {before:.3f} -> {after:.3f} years"
     return text
 

@@ -83,8 +83,8 @@ def parse_settings(argv):
         type=Path,
         metavar="CSV",
         help="true values, by which the answers are scored: columns file (the end of an input's "
-        "path), age (in years, or 20-29, 70+), gender (male, female or empty); of several faces "
-        "in a photo the largest is meant",
+        "path), age (in years, 20-29, 70+ or empty), gender (male, female or empty); of several "
+        "faces in a photo the largest is meant",
     )
     add(
         "--boxes",
@@ -124,8 +124,9 @@ def line_of(row, model):
     source = row["source"]
     if row["kind"] == "track":
         source += f" {row['seconds']:.2f}-{row['until_seconds']:.2f} s"
-    if "true_age" in row:
-        source += f" (true: {row['true_age']} {row.get('true_gender', '')}".rstrip() + ")"
+    if is_labelled(row):
+        known = [row[name] for name in ("true_age", "true_gender") if name in row]
+        source += f" (true: {' '.join(known)})"
     return LINE.format(*words_of(row, model), row["face"], source)
 
 
@@ -149,7 +150,7 @@ class Report:
             if self.known is not None:
                 add_labels(rows, source, self.known)
             self.told += rows or [{"source": source, "kind": "no face"}]
-            self.labelled += [row for row in rows if "true_age" in row]
+            self.labelled += filter(is_labelled, rows)
         for row in rows:
             if row["kind"] != "frame" and not self.quiet:
                 say(line_of(row, self.model))
@@ -184,7 +185,7 @@ class Report:
         ended = set()
         for source, rows in self.table.resume():
             ended.add(source)
-            self.labelled += [row for row in rows if "true_age" in row]
+            self.labelled += filter(is_labelled, rows)
             self.failed += sum(row["kind"] == "error" for row in rows)
             self.films += sum(row["kind"] == "video" for row in rows) * self.has_label(source)
             kinds = {row["kind"] for row in rows}
@@ -199,7 +200,7 @@ class Report:
         """Those of labels.scores(), printed, as a part of the JSON."""
         if self.known is None:
             return {}
-        scores = labels.scores(self.labelled)
+        scores = labels.scores(self.labelled, self.known)
         films = f"; not scored: {self.films} that are videos" * bool(self.films)
         count = f"{len(self.labelled)} of {len(self.known)}"
         say(f"{count} labelled photos are here, with a face{films}")
@@ -236,6 +237,11 @@ class Report:
                 file.write(text)
             table.finish()
         return text
+
+
+def is_labelled(row):
+    """Is a true age or gender known of the face?"""
+    return "true_age" in row or "true_gender" in row
 
 
 def add_labels(rows, source, known):

@@ -30,6 +30,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from coral_age.files import atomic_write
+from coral_age.labels import one_off
 from tqdm import tqdm
 
 try:
@@ -151,7 +152,10 @@ def read_results(folder, record, result, notes):
     for prefix in prefixes:
         file = folder / f"{prefix}test_predictions.csv"
         images = read(read_predictions, file, record)
-        labels = images["true_age"].to_numpy() - record["youngest_age"]
+        labels = images["true_age"].to_numpy() - record["youngest_age"]  # nan of ranges
+        metrics, median_mae = record["metrics"], data["test"].get("median_mae", np.nan)
+        if images["true_age"].isna().all():  # ranges alone
+            metrics = {f"{prefix}test_{name}": np.nan for name in ("mae", "rmse")} | metrics
         file = folder / f"{prefix}test_probas.npy"
         of_probas = read(read_probas, file, record["loss"], labels, record["num_classes"])
         used = {"valid": image_set(data["valid"])} if prefix else {}
@@ -161,10 +165,11 @@ def read_results(folder, record, result, notes):
         figures = {
             "epoch": "best on validation" if prefix else "last",
             "settings": result["settings"] | used,
-            "mae": float(record["metrics"][f"{prefix}test_mae"]),
-            "rmse": float(record["metrics"][f"{prefix}test_rmse"]),
-            "median_mae": float(data["test"]["median_mae"]),
+            "mae": float(metrics[f"{prefix}test_mae"]),
+            "rmse": float(metrics[f"{prefix}test_rmse"]),
+            "median_mae": float(median_mae),
             "minutes": float(record["minutes"]),
+            "to_range": float(metrics.get(f"{prefix}test_mae_to_range", np.nan)),
         }
         results.append(score(result | figures, images, notes, of_probas))
     return results
@@ -180,7 +185,9 @@ def image_set(facts, *more):
 
 
 def rows_of(images):
-    return images[["path", "true_age"]].to_csv(index=False)
+    names = ["path", "true_age"]
+    names += ["low", "high"] if images["true_age"].isna().any() else []
+    return images[names].to_csv(index=False)
 
 
 def read_history(path, finished):
@@ -198,25 +205,38 @@ def read_predictions(path, record):
         raise ValueError(f"{len(table)} rows, {rows} expected")
     images = standard_images(table, record["dataset"])
     youngest, oldest = record["youngest_age"], record["youngest_age"] + record["num_classes"] - 1
-    outside = ~images["true_age"].between(youngest, oldest)
-    if outside.any():
-        row, age = outside.idxmax() + 1, images["true_age"][outside.idxmax()]
-        raise ValueError(f"row {row}: true_age {age:g}, {youngest} to {oldest} by run.json")
+    for name in ("low", "high"):
+        outside = images[name].notna() & ~images[name].between(youngest, oldest)
+        if outside.any():
+            row, age = outside.idxmax() + 1, images[name][outside.idxmax()]
+            raise ValueError(f"row {row}: true_age {age:g}, {youngest} to {oldest} by run.json")
     return images
 
 
 def standard_images(table, dataset):
-    """path, true_age, predicted_age (years), age (decade), gender, race, and p_male if known.
+    """path, true_age, predicted_age (years), age (decade), range, gender, race, p_male if known.
 
-    Gender and race come from the table's columns; from file names for UTKFace only.
+    Where an age is known as a range, true_age is nan and low and high are its ends; where it is
+    unknown, all three are nan; else all three are the age. Gender and race come from the table's
+    columns; from file names for UTKFace only.
     """
     images = table[["path"]].copy()
+    ranges = "true_age_low" in table
     for name in ["true_age", "predicted_age", "p_male"][: 3 if "p_male" in table else 2]:
-        images[name] = table[name].astype(float)
-        if not np.isfinite(images[name]).all():
+        images[name] = numbers(table[name]) if ranges else table[name].astype(float)
+        if not (np.isfinite(images[name]) | (ranges and name == "true_age")).all():
             raise ValueError(f"{name} must be a number in every row")
-    decades = (images["true_age"] // 10 * 10).astype(int)
-    images["age"] = [f"{decade}-{decade + 9}" for decade in decades]
+    for name in ("low", "high"):
+        images[name] = numbers(table[f"true_age_{name}"]) if ranges else images["true_age"]
+    low, high, exact = images["low"], images["high"], images["true_age"]
+    told = (low <= high) & (exact.isna() | ((low == exact) & (high == exact)))
+    if not (told | (low.isna() & high.isna() & exact.isna())).all():
+        raise ValueError("true_age_low and true_age_high do not go with true_age")
+    decades = images["true_age"] // 10 * 10
+    texts = pd.Series([f"{decade:.0f}-{decade + 9:.0f}" for decade in decades], images.index)
+    images["age"] = texts.where(decades.notna())
+    texts = [f"{a:.0f}-{b:.0f}" for a, b in zip(low, high, strict=True)]
+    images["range"] = pd.Series(texts, images.index, dtype=object).where(low < high)
     gender = race = pd.Series(None, table.index, dtype=object)
     if dataset == "utk":
         in_name = table["path"].str.extract(r"(?:^|/)\d+_([01])_(\d+)_[^_/]+$")
@@ -230,12 +250,18 @@ def standard_images(table, dataset):
     race = table["race"].astype(str) if "race" in table else race
     race = race.replace(UTK_RACES) if dataset == "utk" else race
     images["race"] = race.where(race != "")
-    return images.astype({name: "category" for name in ("age", "gender", "race")})
+    return images.astype({name: "category" for name in ("age", "range", "gender", "race")})
+
+
+def numbers(column):
+    """float64, nan where there is nothing."""
+    return column.replace("", np.nan).astype(float)
 
 
 def read_probas(path, loss, labels, num_classes):
     """What the P(y > k) in one .npy file are worth: rank inconsistencies per image, reliability,
-    CRPS, and MAE and RMSE (years) of the distribution's median and mean as the answer.
+    CRPS, and MAE and RMSE (years) of the distribution's median and mean as the answer; all but the
+    first over the images whose label is known, not nan.
 
     The file is (images, K-1) P(y > k), or for ce (images, K) class probabilities, of a loss that is
     not the paper's either, in float32 or float16. ``open_memmap`` reads plain arrays only, never a
@@ -256,9 +282,13 @@ def read_probas(path, loss, labels, num_classes):
         if abs(sums - 1).max() > 0.01:
             raise ValueError("the probabilities of an image do not add up to 1")
         probas = np.cumsum(probas[:, :0:-1] / sums, axis=1)[:, ::-1]
-    of_probas = {"reliability": reliability(probas, labels)}
+    of_probas, known = {}, np.isfinite(labels)
     if of_classes or not half:  # rounding hides crossings near 1
         of_probas["inconsistencies"] = rank_inconsistencies(probas)
+    if not known.any():
+        return of_probas
+    probas, labels = probas[known], labels[known]
+    of_probas["reliability"] = reliability(probas, labels)
     probas = -np.sort(-probas, axis=1)  # which makes a distribution of them, where they cross
     answers = {"median": (probas > 0.5).sum(axis=1), "mean": probas.sum(axis=1)}
     decoded = {name: mae_and_rmse(answer - labels) for name, answer in answers.items()}
@@ -295,24 +325,50 @@ def score(result, images, notes, of_probas=None):
     """``result`` with what its predictions say (years, %), where they agree with its log."""
     errors = images["predicted_age"] - images["true_age"]
     mae, rmse = mae_and_rmse(errors)
-    if max(abs(mae - result["mae"]), abs(rmse - result["rmse"])) > 0.01 + 1e-9:
+    images = images.assign(error=errors, right=np.nan, **to_ranges(images)).drop(columns="path")
+    figures = {"mae": mae, "rmse": rmse, "to_range": images["to_range"].mean()}
+    if any(abs(value - result.get(name, np.nan)) > 0.01 + 1e-9 for name, value in figures.items()):
+        to_range = ""
+        if np.isfinite(result.get("to_range", np.nan)):
+            to_range = f", {figures['to_range']:.2f} years to ranges where it says "
+            to_range += f"{result['to_range']:.2f}"
         notes.append(
             f"{result['folder']}: only its log is used, not its predictions: they give a test "
             f"MAE/RMSE of {mae:.2f}/{rmse:.2f}, the log says "
-            f"{result['mae']:.2f}/{result['rmse']:.2f} (epoch: {result['epoch']})."
+            f"{result['mae']:.2f}/{result['rmse']:.2f}{to_range} (epoch: {result['epoch']})."
         )
         return result.copy()
-    images = images.assign(error=errors, right=np.nan).drop(columns="path")
     scores = {"mae": mae, "rmse": rmse, "images": images}
-    scores["amae"] = errors.abs().groupby(images["true_age"]).mean().mean()
-    scores |= {f"cs{years}": 100 * (errors.abs() <= years).mean() for years in (5, 10)}
+    scores |= {name: images[name].mean() for name in RANGE_FIGURES}
     if "p_male" in images:
         right = (images["p_male"] > 0.5) == (images["gender"] == "male")
         images["right"] = (100.0 * right).where(images["gender"].notna())
         scores["gender_accuracy"] = images["right"].mean()
-    if of_probas:
+    exact = images[images["error"].notna()]
+    if len(exact):
+        errors = exact["error"].abs()
+        scores |= {"exact": exact, "amae": errors.groupby(exact["true_age"]).mean().mean()}
+        scores |= {f"cs{years}": 100 * (errors <= years).mean() for years in (5, 10)}
+    if of_probas and "decoded" in of_probas:
         of_probas["decoded"]["own rule"] = (mae, rmse)
     return result | (of_probas or {}) | scores
+
+
+RANGE_FIGURES = "to_range", "inside", "one_off"
+
+
+def to_ranges(images):
+    """Of each image whose age is known as a range the years from it to the predicted age, whether
+    that is inside (%), and whether it is or is no farther than the group next to it (%), where the
+    ranges of all images are such groups; nan of others."""
+    low, high, age = images["low"], images["high"], images["predicted_age"]
+    off = (age - age.clip(low, high)).abs().where(low < high)
+    wider = one_off(zip(low, high, strict=True))
+    near = [wider.get(ends, (np.nan, np.nan)) for ends in zip(low, high, strict=True)]
+    first, last = np.array(near, float).reshape(-1, 2).T
+    shares = {"inside": (off == 0).where(off.notna())}
+    shares["one_off"] = age.between(first, last).where(~np.isnan(first))
+    return {"to_range": off} | {name: 100 * share.astype(float) for name, share in shares.items()}
 
 
 def read_published_log(path, test_csvs, notes):
@@ -494,7 +550,7 @@ def results_table(number, groups):
         values = {
             name: [result.get(name, np.nan) for result in group]
             for name in "mae rmse amae cs5 cs10 crps gender_accuracy inconsistencies "
-            "median_mae minutes".split()
+            "median_mae minutes to_range inside one_off".split()
         }
         rows.append(
             {
@@ -515,6 +571,9 @@ def results_table(number, groups):
                 "CS(5) %": mean(values["cs5"]),
                 "CS(10) %": mean(values["cs10"]),
                 "CRPS": mean(values["crps"]),
+                "MAE to range": mean(values["to_range"]),
+                "group accuracy %": mean(values["inside"]),
+                "one-off %": mean(values["one_off"]),
                 "gender accuracy %": mean(values["gender_accuracy"]),
                 "rank inconsistencies": mean(values["inconsistencies"], 3),
                 "MAE of median": mean(values["median_mae"]),
@@ -579,7 +638,9 @@ def short_tables(comparisons):
         columns["test MAE"] = plus_minus(row["test MAE"], row["MAE sd"])
         columns["RMSE"] = plus_minus(row["test RMSE"], row["RMSE sd"])
         columns["within 5 years"] = share and f"{share} %"
-        columns |= {name: row[name] for name in ("CRPS", "rank inconsistencies", "minutes")}
+        of_ranges = ["MAE to range", "group accuracy %", "one-off %"]
+        of_ranges = of_ranges if (results[of_ranges] != "").any(axis=None) else []
+        columns |= {n: row[n] for n in ("CRPS", *of_ranges, "rank inconsistencies", "minutes")}
         short.append(columns)
         if row["MAE of median"]:
             always[row["data set"], row["MAE of median"]] = row
@@ -600,11 +661,11 @@ def short_tables(comparisons):
 
 def paired_table(number, groups):
     """MAE of loss A minus MAE of loss B on the same images, with 95 % intervals."""
-    scored, rows = having(groups, "images"), []
+    scored, rows = having(groups, "exact"), []
     pairs = list(combinations(scored, 2))
     if not pairs:
         return []
-    absolute = {key: per_image(group)["MAE"].to_numpy() for key, group in scored.items()}
+    absolute = {key: per_image(group, "exact")["MAE"].to_numpy() for key, group in scored.items()}
     differences = np.stack([absolute[a] - absolute[b] for a, b in pairs])
     lows, highs = np.percentile(bootstrap(differences), [2.5, 97.5], axis=0)
     for (a, b), values, low, high in zip(pairs, differences, lows, highs, strict=True):
@@ -652,30 +713,40 @@ def verdict(difference, low, high, half):
     return "yes" if abs(difference) > half else "of images: yes, of seeds: no"
 
 
-def per_image(group):
-    """Per test image, means over seeds: absolute error, error (years), gender right (%)."""
-    images = group[0]["images"][["true_age", "age", "gender", "race"]]
-    return images.assign(
-        MAE=np.mean([result["images"]["error"].abs() for result in group], axis=0),
-        bias=np.mean([result["images"]["error"] for result in group], axis=0),
-        right=np.mean([result["images"]["right"] for result in group], axis=0),
+def per_image(group, which="images"):
+    """Per test image, means over seeds: absolute error, error (years), gender right (%), and of
+    ranges years to it, and inside (%)."""
+    tables = [result[which] for result in group]
+    return tables[0][["true_age", "age", "range", "gender", "race"]].assign(
+        MAE=np.mean([table["error"].abs() for table in tables], axis=0),
+        bias=np.mean([table["error"] for table in tables], axis=0),
+        **{
+            name: np.mean([table[name] for table in tables], axis=0)
+            for name in ("right", "to_range", "inside")
+        },
     )
 
 
 def by_group_table(number, groups):
-    """MAE, bias and gender accuracy (means over seeds) by age decade, true gender and race."""
+    """MAE, bias and gender accuracy (means over seeds) by age decade, true gender and race; where
+    ages are known as ranges, by range as well."""
     rows = []
-    for by in ("age", "gender", "race"):
+    for by in ("age", "range", "gender", "race"):
         for key, group in having(groups, "images").items():
             for part, images in per_image(group).groupby(by, observed=True):
                 row = {"comparison": str(number), "by": by, "group": part, "loss": label(key)}
                 row |= {"images": str(len(images)), "MAE": mean(images["MAE"])}
-                row |= {"bias": mean(images["bias"]), "gender accuracy %": mean(images["right"])}
+                row |= {"bias": mean(images["bias"]), "MAE to range": mean(images["to_range"])}
+                row |= {
+                    "group accuracy %": mean(images["inside"]),
+                    "gender accuracy %": mean(images["right"]),
+                }
                 rows.append(row)
 
     def order(row):
         by, part = row["by"], row["group"]
-        return by, len(part) if by == "age" else 0, part  # 100-109 comes after 90-99
+        # 100-109 comes after 90-99
+        return by, int(part.split("-")[0]) if by in ("age", "range") else 0, part
 
     return sorted(rows, key=order)
 
@@ -741,7 +812,7 @@ def plot_mae_by_age(groups):
     figure = Figure(figsize=(7, 5), layout="constrained")
     top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
     for key, group in groups.items():
-        by_age = per_image(group).groupby("true_age")["MAE"].agg(["mean", "size"])
+        by_age = per_image(group, "exact").groupby("true_age")["MAE"].agg(["mean", "size"])
         top.plot(by_age.index, by_age["mean"], marker=".", **line(key))
     bottom.bar(by_age.index, by_age["size"], color="0.6")
     top.set(ylabel="MAE (years)", ylim=(0, None))
@@ -754,7 +825,7 @@ def plot_predicted_against_true(groups):
     """Number of test images, over all seeds, by true and predicted age."""
     figure, panels = panel_per_group(groups)
     for ax, (key, group) in zip(panels, groups.items(), strict=True):
-        ages = pd.concat([result["images"][["true_age", "predicted_age"]] for result in group])
+        ages = pd.concat([result["exact"][["true_age", "predicted_age"]] for result in group])
         edges = np.arange(ages.min().min() - 0.5, ages.max().max() + 1)
         *_, drawn = ax.hist2d(*ages.to_numpy().T, edges, norm=LogNorm(), cmap=shades(key))
         ax.axline((edges[0], edges[0]), slope=1, color="0.3", linewidth=1, label="no error")
@@ -770,7 +841,7 @@ def plot_cumulative_score(groups):
     figure = Figure(figsize=(6, 4), layout="constrained")
     ax = figure.subplots()
     for key, group in groups.items():
-        absolute = pd.concat([result["images"]["error"].abs() for result in group])
+        absolute = pd.concat([result["exact"]["error"].abs() for result in group])
         within = [100 * (absolute <= years).mean() for years in range(21)]
         ax.plot(range(21), within, marker=".", **line(key))
     ax.set(xlabel="error of at most (years)", ylabel="test images (%)", ylim=(0, 102))
@@ -815,9 +886,9 @@ def plot_gender(groups):
 
 PLOTS = {
     plot_curves: "curves",
-    plot_mae_by_age: "images",
-    plot_predicted_against_true: "images",
-    plot_cumulative_score: "images",
+    plot_mae_by_age: "exact",
+    plot_predicted_against_true: "exact",
+    plot_cumulative_score: "exact",
     plot_reliability: "reliability",
     plot_gender: "gender_accuracy",
 }
@@ -843,7 +914,10 @@ NOTES = {
     "results": """MAE and RMSE in years: mean over seeds, and sample standard deviation (sd).
 Balanced MAE: mean of the MAEs of the single ages, of which some have few images. CS(5), CS(10):
 images with an error of at most 5 and 10 years. CRPS: continuous ranked probability score in years,
-lower is better; it scores the whole distribution, and is the MAE where an age is certain. Rank
+lower is better; it scores the whole distribution, and is the MAE where an age is certain. All these
+are of images whose age is known; of those whose age is known as a range: MAE to range, the mean
+number of years from it to the predicted age; group accuracy, the share inside; one-off, the share
+inside or no farther than the group next to it, where the ranges are groups. Rank
 inconsistencies: mean number per image of k with P(y > k+1) > P(y > k), 0 for CE by construction;
 float16 probabilities do not tell.
 MAE of median: of always answering the training images' median age. Settings: those that set a group
@@ -858,8 +932,8 @@ P(y > k) sorted first. The median is the own rule of OR-CNN and CORAL.""",
 being given. Over seeds: 95 % interval of a two-sample t, the test images being given; needs two
 seeds each. More than noise: yes if neither interval holds 0. Nothing is corrected for the number of
 pairs.""",
-    "by_group": """Means over seeds, by true gender, age decade and race as far as known. Bias: mean
-of predicted minus true age (years).""",
+    "by_group": """Means over seeds, by true gender, age (decade or range) and race as far as known.
+Bias: mean of predicted minus true age (years).""",
 }
 
 

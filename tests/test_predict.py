@@ -1786,6 +1786,21 @@ def test_labels_by_hand(run, tmp_path, capsys):
         assert f"30-39         1 {last['mae']:6.2f} {last['rmse']:6.2f}" in shown
 
 
+def test_labels_without_an_age(run, tmp_path, capsys):
+    """Of what is known alone there are figures."""
+    text = "file,age,gender\na/1.png,,male\na/2.png,33,\nb/1.png,,\n"
+    told = labelled(tmp_path, run, text, "--crops")
+    rows = {row["source"].split("/in/")[1]: row for row in told["faces"]}
+    [every, men, decade] = told["scores"]
+    error, right = abs(rows["a/2.png"]["age"] - 33), rows["a/1.png"]["gender"] == "male"
+    assert (every["photos"], every["mae"], every["gender_accuracy"]) == (2, error, right)
+    assert men == {"group": "male", "photos": 1, "gender_accuracy": right}
+    assert (decade["group"], decade["photos"]) == ("30-39", 1)
+    shown = capsys.readouterr().out
+    assert "a/1.png (true: male)\n" in shown and "2 of 3 labelled photos are here" in shown
+    assert re.search(r"\nmale +1 +\d+\.\d%\n", shown)
+
+
 def test_without_genders_there_is_no_share_of_right_ones():
     """Of a network that has no such output, whose rows have a side named right."""
     row = {"left": 0, "top": 0, "right": 200, "bottom": 200, "age": 30, "true_age": "33"}

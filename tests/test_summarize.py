@@ -1,5 +1,6 @@
 """summarize.py: tables against slow loops, published logs, bad input, the page in a browser."""
 
+import contextlib
 import csv
 import hashlib
 import html
@@ -1061,6 +1062,101 @@ def test_faces_by_group_from_known_rows(summarize, tmp_path):
         ["gender", "female", "2", "1.50", "0.50"],
         ["gender", "male", "3", "1.67", "-1.67"],
     ]
+
+
+def run_of_ranges(folder, rows, **settings):
+    """A run on ``rows``, tuples of true age, predicted age and gender, with its figures by hand."""
+    write_run(folder, dataset="faces", count=len(rows), **settings)
+    table = []
+    for number, (age, said, gender) in enumerate(rows):
+        low, _, high = age.partition("-")
+        true = {"true_age": "" if high else age, "true_age_low": low, "true_age_high": high or low}
+        table.append({"path": f"{number}.jpg", **true, "predicted_age": said, "gender": gender})
+    write_csv(folder / "test_predictions.csv", table)
+    errors = [said - int(age) for age, said, _ in rows if age.isdigit()]
+    ends = [(*map(int, age.split("-")), said) for age, said, _ in rows if "-" in age]
+    off = [max(low - said, said - high, 0) for low, high, said in ends]
+    metrics = {"test_mae_to_range": sum(off) / len(off)}
+    if errors:
+        metrics["test_mae"] = sum(map(abs, errors)) / len(errors)
+        metrics["test_rmse"] = math.sqrt(sum(e * e for e in errors) / len(errors))
+    else:
+        corrupt_json(lambda record: record["data"]["test"].pop("median_mae"))(folder / "run.json")
+    corrupt_json(lambda record: record.update(metrics=metrics))(folder / "run.json")
+    return folder
+
+
+RANGES = [("20-29", 25, "male"), ("20-29", 31, "male"), ("30-39", 19, "female"), ("70-100", 35, "")]
+
+
+def test_ages_known_as_ranges(summarize, tmp_path):
+    """Their figures stand apart from those of known ages, which alone have errors, and from the
+    unknown one, which has a gender alone."""
+    rows = [("30", 33, "male"), ("40", 36, "female"), *RANGES, ("", 7, "male")]
+    folder = run_of_ranges(tmp_path / "run", rows)
+    other = run_of_ranges(tmp_path / "other", [(a, said + 1, g) for a, said, g in rows], loss="ce")
+    (groups,), notes = read_all(summarize, [folder, other])
+    assert notes == []
+    row = next(r for r in summarize.results_table(1, groups) if r["loss"] == "CORAL")
+    due = {"test MAE": "3.50", "test RMSE": "3.54", "AMAE": "3.50", "CS(5) %": "100.00"}
+    due |= {"MAE to range": "12.00", "group accuracy %": "25.00", "one-off %": "75.00"}
+    assert {name: row[name] for name in due} == due
+
+    [crps] = [result["crps"] for result in groups["coral", 0, ""]]
+    probas = np.load(folder / "test_probas.npy")[:2].astype(float)
+    probas = -np.sort(-probas, axis=1)
+    happened = np.array([30, 40])[:, None] > np.arange(100)
+    assert crps == pytest.approx(((probas - happened) ** 2).sum(1).mean())
+
+    table = [row for row in summarize.by_group_table(1, groups) if row["loss"] == "CORAL"]
+    names = "by", "group", "images", "MAE", "bias", "MAE to range", "group accuracy %"
+    assert [[row[key] for key in names] for row in table] == [
+        ["age", "30-39", "1", "3.00", "3.00", "", ""],
+        ["age", "40-49", "1", "4.00", "-4.00", "", ""],
+        ["gender", "female", "2", "4.00", "-4.00", "11.00", "0.00"],
+        ["gender", "male", "4", "3.00", "3.00", "1.00", "50.00"],
+        ["range", "20-29", "2", "", "", "1.00", "50.00"],
+        ["range", "30-39", "1", "", "", "11.00", "0.00"],
+        ["range", "70-100", "1", "", "", "35.00", "0.00"],
+    ]
+    [pair] = summarize.paired_table(1, groups)
+    assert (pair["images"], pair["A - B"]) == ("2", "0.000")  # |4| and |-3| for |3| and |-4|
+
+
+@pytest.mark.parametrize(
+    "age, change, said",
+    [
+        ("30", {"true_age_low": "20"}, "true_age_low and true_age_high do not go with true_age"),
+        ("20-29", {"true_age_high": "19"}, "true_age_low and true_age_high do not go with true_a"),
+        ("20-29", {"true_age_high": ""}, "true_age_low and true_age_high do not go with true_age"),
+        ("20-29", {"true_age_high": "101"}, "row 1: true_age 101, 0 to 100 by run.json"),
+        ("20-29", {"predicted_age": ""}, "predicted_age must be a number in every row"),
+        ("20-29", {"predicted_age": "60"}, "where it says 12.00 (epoch: last)"),
+    ],
+)
+def test_damaged_ranges(age, change, said, summarize, tmp_path, capsys):
+    folder = run_of_ranges(tmp_path / "run", [(age, 25, ""), *RANGES[1:]])
+    rows = read_csv(folder / "test_predictions.csv")
+    rows[0] |= change
+    write_csv(folder / "test_predictions.csv", rows)
+    with contextlib.suppress(SystemExit):
+        summarize.main([str(folder)])
+    shown = capsys.readouterr().err
+    assert said in shown and shown.count("\n") == 1
+
+
+def test_ranges_alone(summarize, tmp_path, capsys):
+    """The tables and the report without an MAE."""
+    folder = run_of_ranges(tmp_path / "run", RANGES)
+    summarize.main([str(folder)])
+    header, _, row, *_ = capsys.readouterr().out.splitlines()
+    cells = dict(zip(header.split("|"), row.split("|"), strict=True))
+    assert " test MAE " not in cells
+    found = [cells[f" {name} "] for name in ("MAE to range", "group accuracy %", "one-off %")]
+    assert found == [" 12.00 ", " 25.00 ", " 75.00 "]
+    summarize.main([str(folder), "--out", str(tmp_path / "report")])
+    names = {path.name for path in (tmp_path / "report").iterdir()}
+    assert "1-curves.png" in names and "1-mae-by-age.png" not in names
 
 
 def test_report_on_data_of_ones_own(summarize, tmp_path):

@@ -1,6 +1,7 @@
 """True ages and genders of photos, and how far predictions are from them."""
 
 import collections
+import itertools
 import re
 import unicodedata
 from pathlib import PurePath
@@ -15,8 +16,10 @@ GENDERS = "female", "male"
 
 
 def bounds(age):
-    """Lowest and highest age in years that a label allows, of 31, 20-29, 70+ or "more than 70";
-    ValueError if it is none of these."""
+    """Lowest and highest age in years that a label allows, of 31, 20-29, 70+ or "more than 70", nan
+    of an empty one; ValueError if it is none of these."""
+    if not age:
+        return np.nan, np.nan
     parts, begin = RANGE.fullmatch(age), OPEN_RANGE.fullmatch(age)
     given = parts.groups() if parts else (begin[1] or begin[2], OLDEST) if begin else (age, age)
     low, high = map(float, given)
@@ -52,8 +55,8 @@ def read_table(path):
 
 def read_labels(path, note):
     """{end of a photo's path, as of parts_of(): (age, gender)} of a CSV with the columns file, age
-    and, if known, gender; ``note`` is called with what of it is not used. ValueError where it can't
-    be used."""
+    and, if known, gender, which may both be ""; ``note`` is called with what of it is not used.
+    ValueError where it can't be used."""
     table, used = read_table(path), ("file", "age", "gender")
     for column in used[:2]:
         if column not in table:
@@ -71,7 +74,7 @@ def read_labels(path, note):
         try:
             bounds(row.age)
         except ValueError:
-            what = f"{place}: age {row.age!r}: give years, or a range as 20-29 or 70+"
+            what = f"{place}: age {row.age!r}: give years, or a range as 20-29 or 70+, or nothing"
             raise ValueError(what) from None
         if label[1] not in ("", *GENDERS):
             raise ValueError(f"{place}: gender {row.gender!r}: give male, female or nothing")
@@ -107,37 +110,84 @@ def key_of(source, found):
     return next((end for i in range(len(parts)) if (end := parts[i:]) in found), None)
 
 
-def scores(rows):
-    """How far the answers are from the labels: a dict for each group of ``rows`` (dicts of age,
-    true_age, true_gender, and gender where the network has that output): all, women, men, and by
-    age, decades or the ranges that the labels give. The error of an age is its distance in years to
-    the nearest one that the label allows."""
+def scores(rows, known=None):
+    """How far the answers are from the labels: a dict for each group of ``rows`` (dicts of age, of
+    true_age and true_gender where they are known, and gender where the network has that output):
+    all, women, men, and by age, decades or the ranges that the labels give.
+
+    The error of an age is its distance in years to the nearest one that the label allows. Where
+    labels are ranges, the figures of these alone are told apart: mae_to_range; group_accuracy, the
+    share of ages inside; and, unless ranges of ``known``, of read_labels(), or else of the rows,
+    overlap, one_off_accuracy, the share inside or no farther than the group next to it. Beside
+    ranges mae_exact is the MAE of the other rows.
+    """
     if not rows:
         return []
     # no other columns of theirs: that named right is the side of a box
     table = pd.DataFrame(rows, columns=["age", "true_age", "true_gender", "gender"])
+    table["true_age"] = table["true_age"].fillna("")
     table["low"], table["high"] = zip(*table["true_age"].map(bounds), strict=True)
     error = (table["age"] - table["age"].clip(table["low"], table["high"])).abs()
-    table["error"], table["squared"], table["within_5"] = error, error**2, error <= 5
-    known = table["true_gender"].isin(GENDERS) & table["gender"].notna()
-    table["right"] = (table["gender"] == table["true_gender"]).where(known)
+    table["error"] = error.where(table["low"].notna())
+    is_range = table["low"] < table["high"]
+    table["to_range"], table["exact"] = error.where(is_range), table["error"].mask(is_range)
+    given = [age for age, _ in known.values()] if known else table["true_age"]
+    wider = one_off(map(bounds, given))
+    ends = [wider.get(bounds(age), (np.nan, np.nan)) for age in table["true_age"]]
+    low, high = np.array(ends).T
+    table["near"] = table["age"].between(low, high).where(is_range & ~np.isnan(low))
+    of_gender = table["true_gender"].isin(GENDERS) & table["gender"].notna()
+    table["right"] = (table["gender"] == table["true_gender"]).where(of_gender)
 
-    decades = (table["low"] // 10).clip(upper=9).astype(int) * 10
-    ends = (decades + 9).replace(99, 100)
-    ranges = decades.astype(str) + "-" + ends.astype(str)
-    table["group"] = table["true_age"].where(table["low"] < table["high"], ranges)
+    decades = (table["low"] // 10).clip(upper=9) * 10
+    last = (decades + 9).replace(99, 100)
+    spans = np.array([f"{a:.0f}-{b:.0f}" for a, b in zip(decades, last, strict=True)])
+    table["group"] = table["true_age"].where(is_range, spans).where(table["low"].notna())
     groups = [("all", table)]
     groups += [(g, table[table["true_gender"] == g]) for g in GENDERS]
     groups += list(table.sort_values("low").groupby("group", sort=False))
-    found = []
-    for name, part in groups:
-        row = {"group": name, "photos": len(part), "mae": part["error"].mean()}
-        row |= {"rmse": part["squared"].mean() ** 0.5, "within_5": part["within_5"].mean()}
-        if part["right"].notna().any():
-            row["gender_accuracy"] = part["right"].dropna().astype(float).mean()
-        if len(part):
-            found.append(row)
-    return found
+    return [figures(name, part) for name, part in groups if len(part)]
+
+
+def one_off(ends):
+    """{(lowest, highest) of a range: those of it and the groups next to it} of the ranges among
+    ``ends``, such pairs; empty where two of them overlap."""
+    groups = sorted({(low, high) for low, high in ends if low < high})
+    if any(high >= low for (_, high), (low, _) in itertools.pairwise(groups)):
+        return {}
+    before, after = [*groups[:1], *groups], [*groups[1:], *groups[-1:]]
+    return {own: (a[0], b[1]) for a, own, b in zip(before, groups, after, strict=False)}
+
+
+def figures(name, part):
+    """The scores of a group, of the rows ``part`` of the table in scores()."""
+    row = {"group": name, "photos": len(part)}
+    error = part["error"].dropna()
+    if len(error):
+        row |= {"mae": error.mean(), "rmse": (error**2).mean() ** 0.5}
+        row["within_5"] = (error <= 5).mean()
+    if part["to_range"].notna().any():
+        to_range = part["to_range"].dropna()
+        row |= {"mae_to_range": to_range.mean(), "group_accuracy": (to_range == 0).mean()}
+        shares = {"one_off_accuracy": part["near"], "mae_exact": part["exact"]}
+        row |= {k: v.dropna().astype(float).mean() for k, v in shares.items() if v.notna().any()}
+    if part["right"].notna().any():
+        row["gender_accuracy"] = part["right"].dropna().astype(float).mean()
+    return row
+
+
+# of as_table(): heading, its width, key, form; those of ranges only where there are any
+COLUMNS = [
+    ("MAE", 6, "mae", ".2f"),
+    ("RMSE", 6, "rmse", ".2f"),
+    ("within 5", 9, "within_5", ".1%"),
+    ("MAE exact", 9, "mae_exact", ".2f"),
+    ("to range", 8, "mae_to_range", ".2f"),
+    ("group", 7, "group_accuracy", ".1%"),
+    ("one off", 7, "one_off_accuracy", ".1%"),
+    ("gender", 7, "gender_accuracy", ".1%"),
+]
+ALWAYS = "mae", "rmse", "within_5", "gender_accuracy"
 
 
 def as_table(found):
@@ -145,11 +195,12 @@ def as_table(found):
     if not found:
         return []
     wide = max(8, *(len(row["group"]) for row in found))
-    lines = [
-        f"{'group':<{wide}} {'photos':>6} {'MAE':>6} {'RMSE':>6} {'within 5':>9} {'gender':>7}"
-    ]
+    shown = [c for c in COLUMNS if c[2] in ALWAYS or any(c[2] in row for row in found)]
+    lines = [" ".join([f"{'group':<{wide}} photos", *(f"{h:>{w}}" for h, w, *_ in shown)])]
     for row in found:
-        numbers = f"{row['mae']:6.2f} {row['rmse']:6.2f} {row['within_5']:9.1%}"
-        gender = f"{row['gender_accuracy']:7.1%}" if "gender_accuracy" in row else ""
-        lines.append(f"{row['group']:<{wide}} {row['photos']:6} {numbers} {gender}".rstrip())
+        line = f"{row['group']:<{wide}} {row['photos']:6}"
+        for _, width, key, form in shown:
+            text = format(row[key], form) if key in row else ""
+            line += f" {text:>{width}}"
+        lines.append(line.rstrip())
     return lines
