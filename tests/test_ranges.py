@@ -426,7 +426,11 @@ NAMES = "mae rmse mae_to_range group_accuracy".split()
 
 @pytest.mark.parametrize(
     "module, options",
-    [(CORAL, ["--imp_weight=1", *ALL]), (ORDINAL, []), (CE, ALL)],
+    [
+        (CORAL, ["--imp_weight=1", *ALL]),
+        pytest.param(ORDINAL, [], marks=pytest.mark.slow),
+        pytest.param(CE, ALL, marks=pytest.mark.slow),
+    ],
     ids=("coral", "ordinal", "ce"),
 )
 def test_a_run(module, options, data, tmp_path):
