@@ -696,12 +696,12 @@ def figures(scores, names, decimals):
 
 def validate(state, split, args, device):
     """The figures of history.csv on the validation rows; the weights of the best epoch are kept: of
-    the lowest mean of years_off() over known ages and ranges together, which without ranges is the
-    MAE. Epochs count from 0 here, as in the logs of the paper's authors."""
+    the lowest mean of years_off(), over known ages and ranges alike (0 for unknown ages), which
+    without ranges is the MAE. Epochs count from 0 here, as in the logs of the paper's authors."""
     with torch.random.fork_rng(devices=[]):  # training goes on as it would without
         probas, male = evaluate(state.averaged, split, args, device)
-    now, told = score(split, probas, male), tell_something(split.labels)
-    error = years_off(split.labels, predict_labels(probas))[told].mean().item()
+    now = score(split, probas, male)
+    error = years_off(split.labels, predict_labels(probas)).mean().item()
 
     epoch, best = state.progress["epoch"], state.progress["best"]
     if not best or error < best.get("error", best.get("mae")):

@@ -576,3 +576,12 @@ def test_snippet_needs_no_torch(run, tmp_path):
         assert result.stdout == f"{row['age']} years ({row['age_low']}-{row['age_high']})\n"
         ages.add(row["age"])
     assert len(ages) > 1
+
+
+def test_cost_where_an_age_is_not_known():
+    """Over the photos whose age is known; none of no such photo."""
+    found, small = {"age": np.array([33, 50])}, {"age": np.array([31, 50])}
+    text = "50.0% of the ages change, all by 1.000 years on average"
+    told = export.cost(found, small, np.array([30, np.nan]))
+    assert told == text + "; MAE 3.000 -> 1.000 years"
+    assert export.cost(found, small, np.array([np.nan, np.nan])) == text

@@ -1122,6 +1122,12 @@ def test_ages_known_as_ranges(summarize, tmp_path):
     [pair] = summarize.paired_table(1, groups)
     assert (pair["images"], pair["A - B"]) == ("2", "0.000")  # |4| and |-3| for |3| and |-4|
 
+    # with another range they are other images
+    rows[2] = ("10-19", *rows[2][1:])
+    last = run_of_ranges(tmp_path / "last", rows, loss="ordinal")
+    comparisons, notes = read_all(summarize, [folder, other, last])
+    assert sorted(map(len, comparisons)) == [1, 2] and notes == []
+
 
 @pytest.mark.parametrize(
     "age, change, said",
@@ -1154,7 +1160,8 @@ def test_ranges_alone(summarize, tmp_path, capsys):
     assert " test MAE " not in cells
     found = [cells[f" {name} "] for name in ("MAE to range", "group accuracy %", "one-off %")]
     assert found == [" 12.00 ", " 25.00 ", " 75.00 "]
-    summarize.main([str(folder), "--out", str(tmp_path / "report")])
+    other = run_of_ranges(tmp_path / "other", RANGES, loss="ce")
+    summarize.main([str(folder), str(other), "--out", str(tmp_path / "report")])
     names = {path.name for path in (tmp_path / "report").iterdir()}
     assert "1-curves.png" in names and "1-mae-by-age.png" not in names
 
