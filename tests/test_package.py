@@ -24,6 +24,7 @@ USED = {
     *("prepare_image", "central_crop", "to_device", "predict_batch", "predict_labels"),
     # average.py evaluates a mean as the script does, export.py reads photos as it does
     *("RUN_FILES", "parse_settings", "read_split", "load_pixels", "locked", "describe"),
+    "ends_of",
     *("begin_run_folder", "evaluate_all", "save_model", "log", "write_facts"),
 }
 

@@ -83,7 +83,7 @@ def test_many_rows_are_in_parts(bare, photos, tmp_path, few, monkeypatch, capsys
     ours = {"reason": ""}
     assert [row for row in rows if row["kind"] in table.FACES] == [row | ours for row in due]
     others = {(row["kind"], os.path.basename(row["source"])): row for row in rows}
-    assert others["error", "letter.png"]["reason"] == "neither an image nor a video (image2)"
+    assert others["error", "letter.png"]["reason"] == media.TEXT
     assert others["video", "0-film.mp4"]["frames"] == "9" and ("no face", "none.png") in others
     assert {os.path.basename(row["source"]) for row in rows} >= {"0.png", "5.png", "none.png"}
     assert sorted(os.listdir(tmp_path / "small")) == ["predictions.csv", "predictions.json"]
