@@ -13,6 +13,7 @@ from coral_age.answers import infer_faces, sentence
 from coral_age.errors import InputError
 from coral_age.marked import end_copy, write_copy
 from coral_age.pictures import (
+    SHOWN,
     Picture,
     as_shown,
     frame_rows,
@@ -47,7 +48,7 @@ def answer(paths, search, model, sink, batch_size=16):
     The network sees ``batch_size`` faces at once."""
     given = {"search": search, "model": model, "batch_size": batch_size}
     look = functools.partial(look_at_files, **given, keep=bool(sink.path_for))
-    paths = lists_of(paths, batch_size if search.crops else 1)  # a photo is some four images
+    paths = lists_of(paths, batch_size if search.crops else -(-batch_size // SHOWN))
     for told in in_order(look, paths):
         for picture, probas, male in told:
             if picture.clip:

@@ -39,7 +39,8 @@ TURNS = -4, 0, 4
 # about them: the faces of pictures in between are nearly the same, and only followed.
 SEARCH = 0.25
 
-BATCH = 16  # images that the network sees at once
+BATCH = 16  # images that the network sees at once; fewer take longer, each
+SHOWN = 4  # of a photo, about
 SIDES = "left", "top", "right", "bottom"  # of a box
 SMALLEST = 8  # pixels of a box's longer side: the detector finds faces of 14, cut off at a border
 
@@ -327,8 +328,8 @@ def faces(model, images, **changed):
     ValueError, OSError, or what Pillow raises, where there is no image.
 
     Of several images, in a list or whatever yields them, a generator of such lists, in their order;
-    in place of that of an image that can't be read stands the exception. As many images are worked
-    on at once as torch has threads; of crops, the network sees BATCH at a time.
+    in place of that of an image that can't be read stands the exception. As many lists of four
+    images, or of BATCH crops, are worked on at once as torch has threads.
     """
     search = Search(**changed)
     if isinstance(images, str | os.PathLike | bytes | PIL.Image.Image | np.ndarray):
@@ -379,7 +380,7 @@ def faces_of_several(model, images, search):
             pictures.append(picture)
         return tell(pictures, model)
 
-    for told in in_order(look, lists_of(images, BATCH if search.crops else 1)):
+    for told in in_order(look, lists_of(images, BATCH if search.crops else BATCH // SHOWN)):
         yield from told
 
 
