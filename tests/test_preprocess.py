@@ -848,7 +848,7 @@ def test_photos_that_changed(script, portraits, tmp_path):
     images.mkdir()
     good, bad = "000001_01F31.JPG", "000006_01F36.jpg"
     (images / good).write_bytes((portraits / good).read_bytes())
-    (images / bad).write_bytes(b"no image")
+    (images / bad).write_bytes(b"\0no image")
     ok(script, images, out)
     assert rejected(out) == {bad: "unreadable pixels: not an image"}
     before = {path.name: path.read_bytes() for path in out.iterdir()}
