@@ -479,6 +479,7 @@ def draw_photos(folder, size, count):
 def beside(other, folder, frames):
     """Photos and frames per second of two clones' predict.py, without their start: that of one
     photo, or of a video of one frame. Their own networks answer."""
+    environment = {k: v for k, v in os.environ.items() if k != "OMP_NUM_THREADS"}  # of conftest.py
     inputs = {"a video of 640x360, one face": (frames, "frames/s", [])}
     for count in (1, frames):
         draw_video(folder / f"{count} a video of 640x360, one face.mp4", count)
@@ -499,7 +500,8 @@ def beside(other, folder, frames):
         for number in (1, count):
             [path] = folder.glob(f"{number} {name}*")
             began = time.perf_counter()
-            subprocess.run([*map(str, words), str(path)], check=True, capture_output=True)
+            command = [*map(str, words), str(path)]
+            subprocess.run(command, check=True, capture_output=True, env=environment)
             spent.append(time.perf_counter() - began)
         return (count - 1) / (spent[1] - spent[0])
 
