@@ -297,7 +297,7 @@ def build_model(args, labels, resumed=False):
     if args.prior_bias:
         set_prior_bias(model, labels)
     if args.init_from and not resumed:
-        init_backbone(model, args.init_from)
+        init_weights(model, args.init_from)
     return model
 
 
@@ -756,7 +756,7 @@ PATHS = {  # option: (default, meaning)
     "valid_csv": (VALID_CSV_PATH, "rows to choose the best epoch on"),
     "test_csv": (TEST_CSV_PATH, "test rows"),
     "image_path": (IMAGE_PATH, "folder of the image names in the CSVs"),
-    "init_from": (None, "state dict to fine-tune: backbone weights to start from"),
+    "init_from": (None, "state dict to fine-tune: weights to start from"),
     "cache_dir": (None, "folder for decoded pixels; None: the temporary one"),
 }
 NUMBERS = {  # option: (default, meaning)
@@ -1074,19 +1074,26 @@ def as_rgb(image):
 
 
 @torch.no_grad()
-def init_backbone(model, path):
-    """Start all convolutions and batch norms from the state dict at ``path``."""
+def init_weights(model, path):
+    """Start from the state dict at ``path``: all of its convolutions and batch norms, which must be
+    this network's, and its output layers, of age and of gender, where they are as this one's."""
+    state, parts = model.state_dict(), ("conv", "bn", "layer")
+    kept = {name: tensor for name, tensor in state.items() if name.startswith(parts)}
     with reading(f"--init_from {path}:", "not the state dict of this script's network"):
-        given, parts = (
-            torch.load(path, map_location="cpu", weights_only=True),
-            ("conv", "bn", "layer"),
-        )
-        backbone = {n: t for n, t in model.state_dict().items() if n.startswith(parts)}
-        others = [name for name in given if name.startswith(parts) and name not in backbone]
+        given = torch.load(path, map_location="cpu", weights_only=True)
+        others = [name for name in given if name.startswith(parts) and name not in kept]
         if others:
             raise KeyError(f"{others[0]} is not in this network")
-
-        for name, tensor in backbone.items():
+        outputs = {"gender": {}, "age": {}}
+        for name in state.keys() - kept.keys():
+            outputs["gender" if name.startswith("fc_gender") else "age"][name] = state[name]
+        for what, layer in outputs.items():
+            if all(name in given and given[name].shape == layer[name].shape for name in layer):
+                kept |= layer
+            else:
+                lacks = f"has no layer for {what} as this script's"
+                warn(f"--init_from {path}: {lacks}: it starts anew")
+        for name, tensor in kept.items():
             if "num_batches" not in name:
                 tensor.copy_(given[name].view_as(tensor))
 

@@ -256,7 +256,7 @@ def test_weights(count, tmp_path):
     state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     for _ in range(count):
         file.write_bytes(damaged(draw, state, made))
-        outcome(UTK.init_backbone, model, file)
+        outcome(UTK.init_weights, model, file)
         assert not made.exists()
         assert all(tensor.shape == state[name].shape for name, tensor in model.state_dict().items())
 

@@ -395,7 +395,7 @@ def test_weights_of_another_shape(module, tmp_path, capsys):
     before = model.conv1.bias.clone()
     given = {"conv1.weight": model.conv1.weight.detach(), "conv1.bias": torch.zeros(1)}
     torch.save(given, tmp_path / "weights.pt")
-    refusal(capsys, 2, module.init_backbone, model, tmp_path / "weights.pt")
+    refusal(capsys, 2, module.init_weights, model, tmp_path / "weights.pt")
     assert torch.equal(model.conv1.bias, before)
 
 

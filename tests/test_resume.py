@@ -727,8 +727,33 @@ def test_the_average_is_what_is_evaluated(data, out):
     assert not torch.equal(saved["conv1.weight"], model["conv1.weight"])
 
 
+def test_output_layers_to_start_from(tmp_path, capsys):
+    """Are kept where they are this script's; those of others start anew, which is said."""
+    faces, ce, utk = (
+        load(ROOT / "model-code" / f"{n}.py") for n in ("faces-coral", "faces-ce", "utk-coral")
+    )
+    torch.manual_seed(8)
+    given = faces.ResNet34(gender=1)
+    torch.nn.init.normal_(given.linear_1_bias)
+    torch.save(given.half().state_dict(), tmp_path / "start.pt")  # as the model that comes along is
+    kept = {faces: {"age", "gender"}, ce: {"gender"}, utk: {"gender"}}
+    for module, gender in ((m, g) for m in kept for g in (0, 1)):
+        model = module.ResNet34(gender)
+        fresh = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+        module.init_weights(model, tmp_path / "start.pt")
+        for name, tensor in model.state_dict().items():
+            if name.startswith("fc_gender"):
+                what = "gender"
+            else:
+                what = "age" if name in ("fc.weight", "fc.bias", "linear_1_bias") else ""
+            expected = given.state_dict() if not what or what in kept[module] else fresh
+            assert torch.equal(tensor, expected[name].float()) or "num_batches" in name, name
+        anew = "no layer for age as this script's: it starts anew"
+        assert (anew in capsys.readouterr().err) == (module is not faces)
+
+
 def test_init_from(out, capsys):
-    """torchvision's ResNet-34 fits by name; its layer of 1,000 classes is left out."""
+    """torchvision's ResNet-34 fits by name; that of 1,000 classes is left out, and said."""
     torch.manual_seed(8)
     given = torchvision.models.resnet34().state_dict()
     out.parent.mkdir(exist_ok=True)
@@ -737,10 +762,11 @@ def test_init_from(out, capsys):
     torch.manual_seed(1)
     model = module.ResNet34()
     fresh = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    module.init_backbone(model, out.parent / "resnet34.pth")
+    module.init_weights(model, out.parent / "resnet34.pth")
     for name, tensor in model.state_dict().items():
         expected = fresh if name in ("fc.weight", "linear_1_bias") else given
         assert torch.equal(tensor, expected[name]), name
+    assert "no layer for age as this script's" in capsys.readouterr().err
     # run.json tells which file it was, also when that is gone
     words = [f"--outpath={out}", "--image_size=33", "--epochs=1", "--seed=1"]
     words += [f"--init_from={out.parent / 'resnet34.pth'}"]
@@ -759,5 +785,5 @@ def test_init_from(out, capsys):
     del given["layer3.2.bn1.running_var"]
     torch.save(given, out.parent / "resnet34.pth")
     with pytest.raises(SystemExit) as stop:
-        module.init_backbone(model, out.parent / "resnet34.pth")
+        module.init_weights(model, out.parent / "resnet34.pth")
     assert stop.value.code == 2 and "layer3.2.bn1.running_var" in capsys.readouterr().err

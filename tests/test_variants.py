@@ -60,7 +60,7 @@ def test_it_computes_what_torchvisions_network_does(clone):
     module.age_logits = lambda model, features: features
     model, theirs = module.ResNet34().eval(), torchvision.models.resnet18().eval()
     theirs.load_state_dict(torch.load(clone / "resnet18.pth", weights_only=True))
-    module.init_backbone(model, clone / "resnet18.pth")
+    module.init_weights(model, clone / "resnet18.pth")
     images, theirs.fc = torch.rand(2, 3, 96, 96), torch.nn.Identity()
     # the means and deviations that torchvision documents for its weights
     normalised = Normalize((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))(images)
@@ -74,7 +74,7 @@ def test_weights_of_another_network(clone, tmp_path, capsys):
     module = load(clone / "model-code" / f"{NAME}.py")
     torch.save(torchvision.models.resnet34().state_dict(), tmp_path / "resnet34.pth")
     with pytest.raises(SystemExit) as stop:
-        module.init_backbone(module.ResNet34(), tmp_path / "resnet34.pth")
+        module.init_weights(module.ResNet34(), tmp_path / "resnet34.pth")
     assert (
         stop.value.code == 2 and "layer1.2.conv1.weight is not in this" in capsys.readouterr().err
     )
