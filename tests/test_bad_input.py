@@ -434,3 +434,11 @@ def test_images_of_floats_and_of_32_bits(kind, data, capsys):
     (data / "2.tif").rename(data / "2.jpg")
     error = refusal(data, capsys)
     assert f"row 3: {data / '2.jpg'} is no readable image (floats or 32-bit integers" in error
+
+
+def test_a_raw_photo(data, capsys):
+    """Is refused: what Pillow sees of it is a preview, as its tag NewSubfileType says."""
+    PIL.Image.new("RGB", (9, 9)).save(data / "2.tif", tiffinfo={254: 1})
+    (data / "2.tif").rename(data / "2.jpg")
+    what = "is no readable image (a preview of the photo comes first in it: develop it to JPEG)"
+    assert f"row 3: {data / '2.jpg'} {what}" in refusal(data, capsys)

@@ -52,7 +52,7 @@ def test_all_else_stays():
     states, generators, labels = [], [], torch.zeros(3, dtype=torch.int64)
     for gender in (0, 1):
         args = AFAD.parse_settings(["--outpath=unused", "--seed=1", f"--gender={gender}"])
-        states.append(AFAD.build_model(args, labels, None).state_dict())
+        states.append(AFAD.build_model(args, labels).state_dict())
         generators.append(torch.get_rng_state())
     assert torch.equal(*generators)
     assert states[1].keys() - states[0].keys() == {"fc_gender.weight", "fc_gender.bias"}

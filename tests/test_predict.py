@@ -3,6 +3,7 @@
 import csv
 import errno
 import hashlib
+import io
 import json
 import math
 import os
@@ -143,10 +144,13 @@ def test_all_orientations(bare, tmp_path):
 
 
 def test_what_is_no_face_falls_to_the_default_score(bare, tmp_path, capsys):
-    """The moon, of which a crater has a score, and three pictures without a face."""
+    """The moon, of which a crater has a score, three pictures and a film without a face."""
     ASTRONAUT.save(tmp_path / "astronaut.png")
     for name in ("rocket", "coffee", "chelsea", "moon"):
         Image.fromarray(getattr(data, name)()).save(tmp_path / f"{name}.png")
+    frame = io.BytesIO()
+    Image.open(tmp_path / "rocket.png").save(frame, "JPEG")
+    (tmp_path / "film.mjpeg").write_bytes(3 * frame.getvalue())
     out = tmp_path / "out"
     assert call(*bare, tmp_path, "--out", out) == 0
     [row] = table(out)
@@ -155,6 +159,7 @@ def test_what_is_no_face_falls_to_the_default_score(bare, tmp_path, capsys):
     for name in ("rocket", "coffee", "chelsea", "moon"):
         assert re.search(rf"no face +{tmp_path / name}\.png\n", printed)
         assert (out / f"{name}.jpg").exists()
+    assert re.search(rf"no face +{tmp_path / 'film.mjpeg'}\n", printed)
     options = ["--min_score", 0.15, "--no_draw", "--out", tmp_path / "low"]
     assert call(*bare, tmp_path / "moon.png", *options) == 0
     [crater] = table(tmp_path / "low")

@@ -16,6 +16,7 @@ import re
 import shlex
 import shutil
 import signal
+import statistics
 import sys
 import time
 import zipfile
@@ -23,6 +24,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
+import pandas as pd
 import PIL.Image
 import pytest
 import torch
@@ -750,6 +752,43 @@ def test_output_layers_to_start_from(tmp_path, capsys):
             assert torch.equal(tensor, expected[name].float()) or "num_batches" in name, name
         anew = "no layer for age as this script's: it starts anew"
         assert (anew in capsys.readouterr().err) == (module is not faces)
+
+
+@pytest.mark.parametrize(
+    "rate, says",
+    [
+        ("1e-12", "no difference that these images can show"),
+        ("0.3", "it made it worse, keep what it began from"),
+    ],
+)
+def test_gain_by_training(tmp_path, rate, says):
+    """A run that begins from another's weights tells what they were worth on its test images, and
+    whether training has brought more than chance; stopped and resumed, too."""
+    module, first, second = load(SCRIPT), tmp_path / "first", tmp_path / "second"
+    words = ["--image_size=33", "--seed=1", "--epochs=1", "--batch_size=8", "--log_every=1"]
+    words += first_rows("afad", tmp_path, train=24, test=30)
+    module.main([*words, "--epochs=6", "--lr=0.003", f"--outpath={first}"])
+    words += [f"--outpath={second}", f"--init_from={first / 'model.pt'}", f"--lr={rate}"]
+    stopping = load(SCRIPT)
+    batch_cost = stopping.batch_cost
+    stopping.batch_cost = lambda *args: (os.kill(os.getpid(), signal.SIGTERM), batch_cost(*args))[1]
+    with pytest.raises(SystemExit, match="143"):
+        stopping.main(words)
+    module.main([f"--outpath={second}", "--resume"])
+
+    metrics = json.loads((second / "run.json").read_text())["metrics"]
+    before = json.loads((first / "run.json").read_text())["metrics"]["test_mae"]
+    assert metrics["start_test_mae"] == before
+    tables = [pd.read_csv(folder / "test_predictions.csv") for folder in (first, second)]
+    gains = [
+        abs(was.predicted_age - was.true_age) - abs(now.predicted_age - now.true_age)
+        for was, now in zip(*(table.itertuples() for table in tables), strict=True)
+    ]
+    error = statistics.stdev(gains) / 30**0.5
+    line = f"MAE before training: {before:.2f} | After: {metrics['test_mae']:.2f} | "
+    line += f"Gain: {statistics.mean(gains):.2f} (standard error {error:.2f}): {says}"
+    assert (second / "training.log").read_text().splitlines()[-1] == line
+    assert "MAE before training" not in (first / "training.log").read_text()
 
 
 def test_init_from(out, capsys):
