@@ -13,6 +13,7 @@ end {"error": why}, or what was found, with "bytes": so many, the marked copy, f
 that could not be written, "notes" say why.
 With the header "Accept: application/json" the answer is one JSON object without a copy; then the
 body may be a form with several files (multipart/form-data), whose "files" are answered in order.
+POST /predict?over=18,21 tells P(age >= 18) and P(age >= 21) as well, as over_18 and over_21.
 """
 
 import argparse
@@ -33,18 +34,19 @@ import warnings
 from contextlib import ExitStack, contextmanager, suppress
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
-from urllib.parse import urlsplit
+from urllib.parse import parse_qs, urlsplit
 
 import numpy as np
 import PIL.Image
 from coral_age import errors, media
-from coral_age.answers import COVERAGE, NOTE, sentence, words_of
+from coral_age.answers import COVERAGE, NOTE, sentence, shares_over, words_of
 from coral_age.detect import need_detector
 from coral_age.errors import InputError, end_as_on_ctrl_c, reason_of, say
 from coral_age.inputs import Sink, answer
 from coral_age.marked import mark
+from coral_age.options import ages
 from coral_age.pictures import Picture, Search, faces, look_at, tell
-from coral_age.runs import PRETRAINED, load, title
+from coral_age.runs import PRETRAINED, asked, load, title
 
 HTML = Path(__file__).resolve().with_name("page.html")
 MEGABYTES = 200  # of a file, at most
@@ -119,9 +121,10 @@ class Visitor(BaseHTTPRequestHandler):
     def do_POST(self):
         length = self.headers.get("Content-Length", "")
         length = int(length) if re.fullmatch("[0-9]{1,15}", length) else 0
+        place, _, query = self.path.partition("?")
         if problem := self.foreign():
             self.refuse(403, problem)
-        elif self.path.partition("?")[0] != "/predict":
+        elif place != "/predict":
             self.refuse(404, "nothing is here")
         elif not length:
             self.refuse(411, "the file is empty, or comes without its length")
@@ -131,7 +134,11 @@ class Visitor(BaseHTTPRequestHandler):
             self.refuse(503, f"{VISITORS} others wait already; try again in a minute", length)
         else:
             try:
+                [over] = parse_qs(query).get("over", [""])[:1]
+                self.model = asked(self.server.model, ages(over) if over else ())
                 self.take(length)
+            except (argparse.ArgumentTypeError, InputError) as error:
+                self.refuse(400, str(error), length)
             finally:
                 self.server.places.release()
 
@@ -246,9 +253,9 @@ class Visitor(BaseHTTPRequestHandler):
     def look(self, path):
         """What is found in a file, and the path of its marked copy, or None."""
         with self.turn(self.server.photos), suppress(PIL.UnidentifiedImageError):
-            return photo(self.server.model, path)
+            return photo(self.model, path)
         with self.turn(self.server.videos):
-            return video(self.server.model, path, self.tell)
+            return video(self.model, path, self.tell)
 
     @contextmanager
     def turn(self, lock):
@@ -284,6 +291,11 @@ def about(model):
     }
 
 
+def said_of(row, model):
+    """The texts of a row that the page shows."""
+    return {"words": words_of(row, model), "shares": shares_over(row, model)}
+
+
 def photo(model, path):
     """The faces in the image ``path``, as of faces(), and the path of its marked copy, None if it
     can't be written. PIL.UnidentifiedImageError if the file may hold a video instead."""
@@ -292,7 +304,7 @@ def photo(model, path):
     picture = look_at(Picture("", pixels, size=(width, height)), Search(), model)
     [found], marks = tell([picture], model), []
     for face, box in zip(found, picture.boxes, strict=True):
-        face["words"] = words_of(face, model)
+        face |= said_of(face, model)
         number = f"#{face['face']}  " * (len(found) > 1)
         marks.append((box, number + sentence(face, model)))
     copy = path.with_name("marked.jpg")
@@ -322,7 +334,7 @@ def video(model, path, tell):
 
     def add(_, rows):
         ended = [row for row in rows if row["kind"] == "track"]
-        tracks.extend(row | {"words": words_of(row, model)} for row in ended)
+        tracks.extend(row | said_of(row, model) for row in ended)
 
     def fail(_, error, what=""):
         if isinstance(error, GONE):  # of tell

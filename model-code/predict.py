@@ -30,7 +30,7 @@ from pathlib import Path
 
 import numpy as np
 from coral_age import detect, labels, media
-from coral_age.answers import NOTE, heading, words_of
+from coral_age.answers import NOTE, heading, shares_over, words_of
 from coral_age.errors import (
     InputError,
     Output,
@@ -115,8 +115,12 @@ def parse_settings(argv):
 
 
 # %% Output
-LINE = "{:>13}  {:>8}  {:<11}  {:>4}  {}"  # of what is printed
-HEAD = LINE.format("age", "interval", "gender", "face", "picture")
+WORDS, PLACE = "{:>13}  {:>8}  {:<11}", "  {:>4}  {}"  # of what is printed
+
+
+def as_line(words, shares, face, source):
+    """A line: age, interval and gender, the ``shares`` of --over, number of the face, and input."""
+    return WORDS.format(*words) + "".join(f"  {s:>4}" for s in shares) + PLACE.format(face, source)
 
 
 def line_of(row, model):
@@ -127,7 +131,8 @@ def line_of(row, model):
     if is_labelled(row):
         known = [row[name] for name in ("true_age", "true_gender") if name in row]
         source += f" (true: {' '.join(known)})"
-    return LINE.format(*words_of(row, model), row["face"], source)
+    shares = [share for _, share in shares_over(row, model)]
+    return as_line(words_of(row, model), shares, row["face"], source)
 
 
 class Report:
@@ -169,7 +174,7 @@ class Report:
 
     def done(self, source, frames):
         if not self.found and not any(row["kind"] == "error" for row in self.told):
-            say(LINE.format("no face", "", "", "", source))
+            say(as_line(("no face", "", ""), [""] * len(self.model.over), "", source))
         self.found = 0
         if frames:
             self.told.append({"source": source, "kind": "video", "frames": frames})
@@ -318,7 +323,8 @@ def job_of(args, model):
 
     names = "crops", "every", "min_score", "megapixels", "format", "part"
     files = {"weights": model.weights, "boxes": args.boxes, "labels": args.labels}
-    return {n: getattr(args, n) for n in names} | {n: digest(path) for n, path in files.items()}
+    job = {n: getattr(args, n) for n in names} | {n: digest(path) for n, path in files.items()}
+    return job | {"over": list(args.over)}
 
 
 @contextmanager
@@ -360,7 +366,7 @@ def run(args, stdout):
         return 0
     paths, notes, unread, known, search = checked(args)
     given = {"weights": args.weights, "script": args.script, "image_size": args.image_size or 120}
-    model = load(args.run, **given, cuda=args.cuda)
+    model = load(args.run, **given, cuda=args.cuda, over=args.over)
     if known is not None:
         try:
             labels.check_labels(known, paths, map(load_script, SCRIPTS))
@@ -371,7 +377,8 @@ def run(args, stdout):
         unread = [error for error in unread if in_part(error.filename, args.part)]
     say(title(model, model.weights))
     if not args.json:
-        say(HEAD)
+        limits = [f"{limit}+" for limit in model.over]
+        say(as_line(("age", "interval", "gender"), limits, "face", "picture"))
     path_for = None
     if args.out and not args.no_draw:
         path_for = functools.partial(free_path, args.out, taken=set())

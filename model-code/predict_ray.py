@@ -112,7 +112,7 @@ def begin(args, model):
         os.makedirs(root, exist_ok=True)
     elif "/" not in root:
         raise InputError(f"--out {args.out}: give a folder in the bucket")
-    job = {name: getattr(args, name) for name in (*SEARCH, "column")}
+    job = {name: getattr(args, name) for name in (*SEARCH, "column")} | {"over": list(args.over)}
     job["weights"] = hashlib.sha256(Path(model.weights).read_bytes()).hexdigest()
     there = system.get_file_info(pyarrow.fs.FileSelector(root, allow_not_found=True))
     names = {info.base_name for info in there if not info.base_name.endswith(".tmp")}
@@ -136,7 +136,7 @@ def begin(args, model):
 def run(args):
     """Predict for all inputs; the number of failures."""
     given = {"run": args.run, "weights": args.weights, "script": args.script}
-    given |= {"image_size": args.image_size or 120}
+    given |= {"image_size": args.image_size or 120, "over": args.over}
     if not args.crops:
         detect.need_detector(", or give --crops")
     model = load(**given)

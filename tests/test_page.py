@@ -19,7 +19,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from conftest import MODEL_CODE, chromium, load
-from coral_age import answers, marked, media
+from coral_age import answers, marked, media, runs
 from PIL import Image
 from test_media import two_streams
 from test_predict import (  # noqa: F401 (bare is a fixture)
@@ -154,7 +154,12 @@ def wait_until(holds):
 def due(model, image):
     """What is to be told of an image, by predict.faces()."""
     faces = predict.faces(model, image)
-    return [face | {"words": list(answers.words_of(face, model))} for face in faces]
+    shares = [[list(pair) for pair in answers.shares_over(face, model)] for face in faces]
+    words = [list(answers.words_of(face, model)) for face in faces]
+    return [
+        face | {"words": some, "shares": pairs}
+        for face, some, pairs in zip(faces, words, shares, strict=True)
+    ]
 
 
 # ---- What is answered
@@ -164,12 +169,12 @@ NO_PHOTO = "neither an image nor a video (it begins as text)"
 
 
 def test_the_commands_of_the_page_for_programs(server, model, tmp_path):
-    """Both curl lines: one photo, and a form with a photo and a letter."""
+    """The curl lines: one photo, a form with a photo and a letter, and a photo with limits."""
     if not shutil.which("curl"):
         pytest.skip("curl is not installed")
     text = (MODEL_CODE / "README.md").read_text()
     commands = re.findall(r"^    (curl .*)$", text, re.M)
-    assert len(commands) == 2
+    assert len(commands) == 3
     FACE.save(tmp_path / "photo.jpg", quality=95)
     (tmp_path / "letter.txt").write_text("Dear reader,")
     found = []
@@ -181,7 +186,12 @@ def test_the_commands_of_the_page_for_programs(server, model, tmp_path):
         photo = {"faces": due(model, image), "width": 256, "height": 256, "notes": []}
     assert len(photo["faces"]) == 1
     files = [{"name": "photo.jpg"} | photo, {"name": "letter.txt", "error": NO_PHOTO}]
-    assert found == [photo, {"files": files}]
+    with Image.open(tmp_path / "photo.jpg") as image:
+        limits = photo | {"faces": due(runs.asked(model, (18, 21)), image)}
+    assert found == [photo, {"files": files}, limits]
+    [face] = limits["faces"]
+    above = sum(face["age_probas"][18 - 15 :])  # of AFAD's ages 15 to 40
+    assert face["over_18"] == round(above, 4) and 0.1 < face["over_21"] < face["over_18"] < 1
 
 
 def test_json_of_videos_and_errors(server, tmp_path):
@@ -208,6 +218,12 @@ def test_json_of_videos_and_errors(server, tmp_path):
     ):
         status, _, content = request(server, "POST", "/predict", body, **JSON, **more)
         assert (status, json.loads(content)) == (due[0], {"error": due[1]})
+    for over, why in (
+        ("15", "the model knows the ages 15 to 40; give one from 16 to 40"),
+        ("18,x", "give ages in years from 1 to 120, as 13,16,18"),
+    ):
+        status, _, content = request(server, "POST", f"/predict?over={over}", film, **JSON)
+        assert status == 400 and why in json.loads(content)["error"]
 
 
 def test_a_photo(server, model):

@@ -143,6 +143,43 @@ def test_all_orientations(bare, tmp_path):
         assert image.size == (300, 340) and 0x0112 not in image.getexif()
 
 
+def test_probabilities_of_limits(bare, tmp_path, capsys):
+    """--over: P(age >= T) as a column for each T, of photos and tracks, printed, in the API; what
+    the model can't tell is refused."""
+    ASTRONAUT.save(tmp_path / "astronaut.png")
+    save_video(tmp_path / "film.mp4", moving(6), "mpeg4")
+    out, words = tmp_path / "out", [*bare, tmp_path, "--over", "21, 18,40", "--no_draw"]
+    assert call(*words, "--out", out) == 0
+    rows = table(out)
+    assert {row["kind"] for row in rows} == {"image", "frame", "track"}
+    names = list(rows[0])
+    assert names[names.index("at_end_of_range") :][1:4] == ["over_18", "over_21", "over_40"]
+    model = runs.load(weights=bare[1], script=bare[3], image_size=bare[5], over=(18, 21, 40))
+    [face] = predict.faces(model, tmp_path / "astronaut.png")
+    for limit in (18, 21, 40):
+        share = sum(p for age, p in enumerate(face["age_probas"], 15) if age >= limit)
+        [row] = [row for row in rows if row["kind"] == "image"]
+        assert float(row[f"over_{limit}"]) == face[f"over_{limit}"] == round(share, 4)
+    assert 0 < face["over_40"] < face["over_21"] < face["over_18"] < 1
+    printed = capsys.readouterr().out
+    assert re.search(r"gender +18\+ +21\+ +40\+ +face +picture", printed)
+    shares = [f"{face[f'over_{limit}']:.0%}" for limit in (18, 21, 40)]
+    assert re.search(
+        rf"{shares[0]} +{shares[1]} +{shares[2]} +1 +{tmp_path}/astronaut.png", printed
+    )
+    told = json.loads((out / "predictions.json").read_text())
+    assert told["model"]["over"] == [18, 21, 40]
+
+    for limits, why in (
+        ("15", "--over 15: the model knows the ages 15 to 40; give one from 16 to 40"),
+        ("41", "--over 41: the model knows"),
+        ("18;21", "--over: 18;21: give ages in years from 1 to 120, as 13,16,18"),
+        ("0", "give ages in years from 1 to 120"),
+    ):
+        assert call(*bare, tmp_path, "--over", limits) == 2
+        assert why in capsys.readouterr().err
+
+
 def test_what_is_no_face_falls_to_the_default_score(bare, tmp_path, capsys):
     """The moon, of which a crater has a score, three pictures and a film without a face."""
     ASTRONAUT.save(tmp_path / "astronaut.png")

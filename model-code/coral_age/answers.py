@@ -58,6 +58,7 @@ def heading(model):
     oldest = script.YOUNGEST_AGE + script.NUM_CLASSES - 1
     facts = {"weights": model.weights, "dataset": script.DATASET, "loss": script.LOSS}
     facts |= {"ages": [script.YOUNGEST_AGE, oldest], "interval_coverage": COVERAGE}
+    facts |= {"over": list(model.over)} if model.over else {}
     return {"note": NOTE, "model": facts}
 
 
@@ -83,15 +84,23 @@ def interval(classes, label):
             return first, first + length - 1, held.max().item()
 
 
+def over(classes, limit, youngest):
+    """P(age >= ``limit``) in years, of class probabilities (K,), the first of ``youngest``."""
+    return min(float(np.sum(classes[max(limit - youngest, 0) :])), 1.0)
+
+
 def estimate(probas, male, model):
     """The columns about age and gender, in years and probabilities, from one row of infer()."""
     script = model.script
     label = script.predict_labels(torch.as_tensor(probas)[None]).item()
-    first, last, held = interval(class_probas(probas, script.NUM_CLASSES), label)
+    classes = class_probas(probas, script.NUM_CLASSES)
+    first, last, held = interval(classes, label)
     ages = [script.YOUNGEST_AGE + number for number in (label, first, last)]
     columns = dict(zip(("age", "age_low", "age_high"), ages, strict=True))
     columns["interval_probability"] = round(held, 4)
     columns["at_end_of_range"] = label in (0, script.NUM_CLASSES - 1)
+    for limit in model.over:
+        columns[f"over_{limit}"] = round(over(classes, limit, script.YOUNGEST_AGE), 4)
     if male is not None:
         columns["gender"] = "male" if male > 0.5 else "female"
         columns["gender_probability"] = round(max(male, 1 - male), 4)
@@ -107,7 +116,13 @@ def words_of(row, model):
     return f"{row['age']}{end}", f"{row['age_low']}-{row['age_high']}", gender
 
 
+def shares_over(row, model):
+    """[("18+", "97%"), ...] of a row, of the ages that the model is asked about."""
+    return [(f"{limit}+", f"{row[f'over_{limit}']:.0%}") for limit in model.over]
+
+
 def sentence(row, model):
-    """What is drawn beside a face: 32 (27-38), female 83%."""
+    """What is drawn beside a face: 32 (27-38), female 83%, 18+ 97%."""
     age, years, gender = words_of(row, model)
-    return f"{age} ({years})" + f", {gender}" * bool(gender)
+    others = [gender] * bool(gender) + [" ".join(pair) for pair in shares_over(row, model)]
+    return ", ".join([f"{age} ({years})", *others])

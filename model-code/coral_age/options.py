@@ -1,5 +1,6 @@
 """The options that predict.py and predict_ray.py have in common."""
 
+import argparse
 from pathlib import Path
 
 from coral_age import detect
@@ -7,6 +8,14 @@ from coral_age.runs import SCRIPTS
 
 RANGES = {"every": (1, 10**9), "batch_size": (1, 10**6), "megapixels": (0.1, 50)}
 RANGES |= {"min_score": (0.01, 1), "image_size": (32, 1024)}
+
+
+def ages(text):
+    """The ages in a text as 13,16,18, in ascending order."""
+    words = text.replace(" ", "").split(",")
+    if not all(word.isascii() and word.isdecimal() and 1 <= int(word) <= 120 for word in words):
+        raise argparse.ArgumentTypeError(f"{text}: give ages in years from 1 to 120, as 13,16,18")
+    return tuple(sorted({int(word) for word in words}))
 
 
 def parse_options(parser, argv, **ranges):
@@ -25,6 +34,8 @@ def parse_options(parser, argv, **ranges):
     add("--min_score", type=float, default=score, help=lowest)
     add("--megapixels", type=float, default=size, help=f"{larger} ({size})")
     add("--every", type=int, default=1, metavar="N", help="look at every Nth frame of a video (1)")
+    what = "P(age >= T) as well, of each of these ages in years, in columns as over_18"
+    add("--over", type=ages, default=(), metavar="T[,T...]", help=what)
     add("--batch_size", type=int, default=16, help="faces that the network sees at once (16)")
     args = parser.parse_intermixed_args(argv)
     for name, (low, high) in (RANGES | ranges).items():

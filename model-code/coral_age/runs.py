@@ -5,7 +5,7 @@ import importlib.util
 import json
 import re
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
 
@@ -40,6 +40,7 @@ class Model:
     channels_last: bool
     flip: bool
     shifts: bool
+    over: tuple = ()  # ages in years: P(age >= T) is told of each T
 
 
 def load_script(name):
@@ -99,13 +100,14 @@ def read_weights(path):
     return state, shapes
 
 
-def load(run=None, *, weights=None, script=None, image_size=120, cuda=-1):
+def load(run=None, *, weights=None, script=None, image_size=120, cuda=-1, over=()):
     """The network of the folder ``run``, or the one that comes with the project, as a Model: of a
     run with validation that of the best epoch, since that is what the validation was for.
 
     ``weights`` is the path of a state dict to take instead of that of ``run``, or, without one, of
     a network of ``script``, the name of the training script, and ``image_size`` in pixels.
-    ``cuda`` is the number of the device, -1 the CPU. InputError where it can't be had.
+    ``cuda`` is the number of the device, -1 the CPU; of each age T in ``over``, in years, P(age >=
+    T) is told, too, in a column as over_18. InputError where it can't be had.
     """
     if (script and (run or not weights)) or (weights and not (run or script)):
         message = "the folder of their run, or with --script, what trained them, not with both"
@@ -141,7 +143,19 @@ def load(run=None, *, weights=None, script=None, image_size=120, cuda=-1):
     if switches["channels_last"]:
         network.to(memory_format=torch.channels_last)
     terms = terms_of(weights)
-    return Model(module, network, size, device, str(weights), terms, **switches)
+    return asked(Model(module, network, size, device, str(weights), terms, **switches), over)
+
+
+def asked(model, over):
+    """The ``model``, to tell P(age >= T) of each age T in ``over``, too; InputError where it can't
+    tell ages below T from others."""
+    youngest = model.script.YOUNGEST_AGE
+    oldest = youngest + model.script.NUM_CLASSES - 1
+    for limit in over:
+        if not youngest < limit <= oldest:
+            message = f"the model knows the ages {youngest} to {oldest}"
+            raise InputError(f"--over {limit}: {message}; give one from {youngest + 1} to {oldest}")
+    return replace(model, over=tuple(over))
 
 
 def title(model, name):

@@ -26,13 +26,21 @@ COLUMNS |= {"score": float, "turn": int, "age": int, "age_low": int, "age_high":
 COLUMNS |= {"interval_probability": float, "at_end_of_range": bool}
 COLUMNS |= {"gender": str, "gender_probability": float}
 COLUMNS |= {"true_age": str, "true_gender": str, "reason": str}
+OVER = "at_end_of_range"  # after which columns as over_18 come
 
 
 def columns_of(model, labelled):
     """The columns of predictions.csv."""
     left = set() if labelled else {"true_age", "true_gender"}
     left |= set() if model.network.fc_gender else {"gender", "gender_probability"}
-    return [name for name in COLUMNS if name not in left | {"reason"}]
+    names = [name for name in COLUMNS if name not in left | {"reason"}]
+    place = names.index(OVER) + 1
+    return names[:place] + [f"over_{limit}" for limit in model.over] + names[place:]
+
+
+def kind_of(name):
+    """The type of a column's values."""
+    return float if name.startswith("over_") else COLUMNS[name]
 
 
 JOB = "unfinished.json"  # in OUT, what the job is, as long as it has not ended
@@ -55,7 +63,7 @@ def write_csv(path, rows, columns):
 def read_csv(path):
     with open(path, encoding="utf-8", newline="") as file:
         for row in csv.DictReader(file):
-            typed = {name: COLUMNS[name](value) for name, value in row.items() if value}
+            typed = {name: kind_of(name)(value) for name, value in row.items() if value}
             if "at_end_of_range" in typed:
                 typed["at_end_of_range"] = row["at_end_of_range"] == "True"
             yield typed
@@ -67,7 +75,7 @@ def arrow_table(rows, columns):
 
     kinds = {str: pyarrow.string(), int: pyarrow.int64(), float: pyarrow.float64()}
     kinds[bool] = pyarrow.bool_()
-    schema = pyarrow.schema([(name, kinds[COLUMNS[name]]) for name in columns])
+    schema = pyarrow.schema([(name, kinds[kind_of(name)]) for name in columns])
     return pyarrow.Table.from_pylist(rows, schema)
 
 
