@@ -2,7 +2,7 @@
 
     python model-code/predict.py photo.jpg
     python model-code/predict.py clip.mp4 --out predictions --every 2
-    python model-code/predict.py faces/ --run run1 --crops --labels ages.csv
+    python model-code/predict.py faces/ --run run1 --crops --labels ages.csv --report report
     python model-code/predict.py photo.jpg --weights model.pt --script afad-coral.py
 
 An INPUT is an image, a video, or a folder, which is searched with the folders in it. RUN is the
@@ -20,18 +20,22 @@ written while they come: a job that was stopped goes on with --resume. In a prog
 import argparse
 import functools
 import hashlib
+import importlib.util
 import json
 import os
 import re
 import sys
+import time
 import warnings
 from contextlib import ExitStack, contextmanager, redirect_stdout, suppress
 from pathlib import Path
 
 import numpy as np
-from coral_age import detect, labels, media
-from coral_age.answers import NOTE, heading, shares_over, words_of
+import pandas as pd
+from coral_age import audit, detect, labels, media
+from coral_age.answers import NOTE, class_probas, heading, shares_over, words_of
 from coral_age.errors import (
+    EXTRAS,
     InputError,
     Output,
     end_as_on_ctrl_c,
@@ -87,6 +91,13 @@ def parse_settings(argv):
         "faces in a photo the largest is meant",
     )
     add(
+        "--report",
+        type=Path,
+        metavar="DIR",
+        help="folder for a page on the errors by these labels, for whom they are larger, at age "
+        "limits, and how far probabilities hold; by age, gender and the CSV's other columns",
+    )
+    add(
         "--boxes",
         type=Path,
         metavar="CSV",
@@ -107,6 +118,11 @@ def parse_settings(argv):
         refuse("give --resume or --overwrite, not both")
     if not args.out and (args.resume or args.format != "csv"):
         refuse("--resume and --format go with --out")
+    if args.report and not args.labels:
+        refuse("--report needs the true values: give --labels CSV")
+    if args.report and args.resume:
+        what = "the probabilities of photos that were answered before are not kept"
+        refuse(f"--report goes without --resume: {what}; give --overwrite to begin anew")
     if args.boxes and args.crops:
         refuse("--boxes goes without --crops, whose images are faces as a whole")
     if args.paths and os.path.exists(os.path.join(args.paths[0], "run.json")):
@@ -135,12 +151,18 @@ def line_of(row, model):
     return as_line(words_of(row, model), shares, row["face"], source)
 
 
+# what --report takes of a row
+AUDITED = "kind age age_low age_high interval_probability gender gender_probability".split()
+
+
 class Report:
     """Receives the answers, and prints them, or with ``quiet`` what is wrong alone. ``known``: of
-    labels.read_labels(), or None; ``table``: a Table that keeps the rows, or None."""
+    labels.read_labels(), or None; ``table``: a Table that keeps the rows, or None; ``audited``: a
+    list that receives (key of the label, row, probabilities) of each labelled photo, or None."""
 
-    def __init__(self, model, known, table, quiet):
+    def __init__(self, model, known, table, quiet, audited=None):
         self.model, self.known, self.table, self.quiet = model, known, table, quiet
+        self.audited, self.probas = audited, None  # that of the labelled face
         self.told = []  # the rows of the input that is told, but those of a video's faces
         self.kept = []  # all rows, if they are to be printed in the end, and there is no table
         self.labelled, self.failed = [], 0
@@ -159,6 +181,24 @@ class Report:
         for row in rows:
             if row["kind"] != "frame" and not self.quiet:
                 say(line_of(row, self.model))
+
+    def keep_probas(self, rows, probas):
+        """Put down the probabilities of the classes for the labelled one of an image's rows."""
+        for row, some in zip(rows, probas, strict=True):
+            if is_labelled(row):
+                self.probas = class_probas(some, self.model.script.NUM_CLASSES).astype(np.float32)
+
+    def keep_for_audit(self, source):
+        """Put down a labelled photo that has been told, answered or not."""
+        key = labels.key_of(source, self.known)
+        if not key or not any(self.known[key]):
+            return
+        kinds = [row["kind"] for row in self.told]
+        row = next(filter(is_labelled, self.told), None)
+        row = row or {"kind": "no face" if "no face" in kinds else "error"}
+        label = dict(zip(("true_age", "true_gender"), self.known[key], strict=True))
+        self.audited.append((key, {name: row.get(name) for name in AUDITED} | label, self.probas))
+        self.probas = None
 
     def keep(self, rows):
         if self.table:
@@ -179,6 +219,8 @@ class Report:
         if frames:
             self.told.append({"source": source, "kind": "video", "frames": frames})
             self.films += self.has_label(source)
+        elif self.audited is not None:
+            self.keep_for_audit(source)
         if self.table:
             self.table.end(source, self.told)
         self.keep(self.told)
@@ -258,6 +300,55 @@ def add_labels(rows, source, known):
         rows[int(np.argmax(areas))] |= {name: value for name, value in label.items() if value}
 
 
+# %% The page of --report
+def groups_for_report(args, note):
+    """{key of a label: {column: value}}, by which the report tells photos apart, and the columns
+    left out in words, with which ``note`` is called. InputError where no report can be made."""
+    if importlib.util.find_spec("matplotlib") is None:
+        raise InputError(f"--report: matplotlib is not installed: {EXTRAS}")
+    from coral_age import report  # slow to import, as it draws
+
+    report.check_folder("--report", args.report, args.overwrite)
+    keys, table = labels.read_groups(args.labels)
+    groups, left_out = audit.few_valued(table)
+    if left_out:
+        note(f"{args.labels}: columns not used: {left_out}")
+    of_key = {}
+    for key, values in zip(keys, groups.to_dict("records"), strict=True):
+        of_key.setdefault(key, values)  # of two rows of one photo, as read_labels() has it
+    return of_key, left_out
+
+
+def write_report(args, model, audited, groups):
+    """Write the page about the ``audited`` photos, of Report, into the folder --report; groups: of
+    groups_for_report()."""
+    from coral_age import report
+
+    of_key, left_out = groups
+    keys, rows, probas = zip(*audited, strict=True)
+    nothing = np.zeros(model.script.NUM_CLASSES, np.float32)
+    probas = np.stack([nothing if some is None else some for some in probas])
+    groups = pd.DataFrame([of_key[key] for key in keys])
+    told = audit.Audit(pd.DataFrame(rows), probas, model.script.YOUNGEST_AGE, groups)
+    file = Path(model.weights)
+    facts = {
+        "model": f"{title(model, file.name)}",
+        "its SHA-256": digest(file),
+        "labels": args.labels.name,
+        "their SHA-256": digest(args.labels),
+        "columns left out": left_out,
+        "date": time.strftime("%Y-%m-%d"),
+    }
+    about = report.About(
+        f"{file.parent.name}/{file.name}",
+        f"labels: {args.labels.name}",
+        facts,
+        heading(model)["model"]["interval_coverage"],
+        args.crops,
+    )
+    report.write(args.report, report.pages(told, about))
+
+
 # %% From the command line
 def in_part(path, part):
     """Is the input ``path`` in the ``part``, as K/N, of all inputs?"""
@@ -271,7 +362,8 @@ def checked(args):
     read, true values or None, and how faces are looked for. InputError where that can't be."""
     try:
         paths, notes, unread = media.find_files(args.paths, args.out)
-        known = labels.read_labels(args.labels, notes.append) if args.labels else None
+        note = notes.append if not args.report else lambda what: None  # which uses other columns
+        known = labels.read_labels(args.labels, note) if args.labels else None
     except ValueError as error:
         raise InputError(error) from None
     if args.list:
@@ -315,12 +407,13 @@ def check_folder(args):
         raise InputError(f"--out {args.out}: {message}")
 
 
+def digest(path):
+    """The SHA-256 of a file, or None of none."""
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest() if path else None
+
+
 def job_of(args, model):
     """What may not change when a job is resumed."""
-
-    def digest(path):
-        return hashlib.sha256(Path(path).read_bytes()).hexdigest() if path else None
-
     names = "crops", "every", "min_score", "megapixels", "format", "part"
     files = {"weights": model.weights, "boxes": args.boxes, "labels": args.labels}
     job = {n: getattr(args, n) for n in names} | {n: digest(path) for n, path in files.items()}
@@ -365,6 +458,7 @@ def run(args, stdout):
         say(f"{args.out}: the job there is finished")
         return 0
     paths, notes, unread, known, search = checked(args)
+    groups = groups_for_report(args, notes.append) if args.report else None
     given = {"weights": args.weights, "script": args.script, "image_size": args.image_size or 120}
     model = load(args.run, **given, cuda=args.cuda, over=args.over)
     if known is not None:
@@ -383,7 +477,8 @@ def run(args, stdout):
     if args.out and not args.no_draw:
         path_for = functools.partial(free_path, args.out, taken=set())
     with table_in(args, columns_of(model, known is not None), model) as table:
-        report = Report(model, known, table, quiet=args.json)
+        audited = [] if args.report else None
+        report = Report(model, known, table, args.json, audited)
         if table:
             table.total = len(paths) + len(unread)
             ended = report.resume(path_for)
@@ -400,8 +495,11 @@ def run(args, stdout):
                 report.fail(source_of(error.filename), error)
                 report.done(source_of(error.filename), None)
             sink = Sink(report.add, report.fail, warn, count, report.done, path_for)
+            sink.probas = report.keep_probas if args.report else None
             answer(paths, search, model, sink, args.batch_size)
         text = report.finish()
+    if audited:
+        write_report(args, model, audited, groups)
     if args.json:
         stdout.write(text)
     for note in notes:
@@ -410,6 +508,9 @@ def run(args, stdout):
     if args.out:
         rows = "predictions.csv" if table.is_small() else f"{len(table.files())} tables"
         say(f"{args.out / rows}, {args.out / 'predictions.json'}: written")
+    if args.report:
+        none = "not written: no labelled input is a photo"
+        say(f"{args.report / 'index.html'}: {'written' if audited else none}")
     return report.failed
 
 
@@ -443,6 +544,7 @@ def main(argv=None):
 
 if __name__ == "__main__":
     end_as_on_ctrl_c("SIGTERM", "SIGHUP")
+    os.environ.pop("MPLBACKEND", None)  # that of a notebook may be unknown here; nothing needs one
     if hasattr(sys.stdout, "reconfigure"):  # in a notebook it has not
         sys.stdout.reconfigure(errors="backslashreplace")  # not every terminal has all characters
     sys.exit(main())

@@ -2,11 +2,13 @@
 
     python summarize.py run1 run2 run3                   the two main tables, as Markdown
     python summarize.py run1 run2 run3 --out report      all tables and plots
+    python summarize.py run1 --out report --audit        and a page on the errors of each run
 
 A RUN is a folder written by a training script, whatever its data set, or a folder with a published
 training.log (and test_predictions.log). The report: index.html (opens from disk), results.md,
 results.csv, decoding.csv, paired.csv, by_group.csv and the plots as PNG. Of an unfinished run only
-the learning curve is drawn.
+the learning curve is drawn. With --audit the page links to another one for each run, that of
+predict.py --report: for whom errors are larger, errors at age limits, how far probabilities hold.
 
 Runs are averaged over seeds only where all else agrees: data set, loss, task importance weights,
 the rate of CORAL's biases, gender output, epoch (the last, or the one chosen on validation), and
@@ -16,6 +18,7 @@ one.
 """
 
 import argparse
+import contextlib
 import glob
 import hashlib
 import html
@@ -164,6 +167,7 @@ def read_results(folder, record, result, notes):
         used["test"] = image_set(data["test"], rows_of(images))
         figures = {
             "epoch": "best on validation" if prefix else "last",
+            "prefix": prefix,
             "settings": result["settings"] | used,
             "mae": float(metrics[f"{prefix}test_mae"]),
             "rmse": float(metrics[f"{prefix}test_rmse"]),
@@ -902,6 +906,65 @@ TABLES = {
     "by_group": by_group_table,
 }
 
+# Audits: a page for each run whose probabilities are there.
+
+# columns of test_predictions.csv that make no groups of their own
+NO_GROUPS = set("path file age true_age true_age_low true_age_high predicted_age".split())
+NO_GROUPS |= set("true_gender p_male gender Male race".split())
+
+
+def audits(comparisons):
+    """[(folder, link to its page as HTML, {name of a file: text} of report.pages())]."""
+    from coral_age import report  # which imports torch
+
+    results = [r for groups in comparisons for group in groups.values() for r in group]
+    pages = []
+    for result in tqdm([r for r in results if "images" in r and "prefix" in r], disable=None):
+        told, about = read(audit_of, result["folder"] / "run.json", result)
+        name = f"audit-{len(pages) + 1}"
+        text = html.escape(f"{result['folder']}, epoch: {result['epoch']}")
+        link = f'<li><a href="{name}/index.html">{text}</a>'
+        pages.append((name, link, report.pages(told, about)))
+    return pages
+
+
+def audit_of(path, result):
+    """An Audit of the run whose run.json is at ``path``, and what is said of it."""
+    from coral_age import answers, audit, report
+
+    record, images, prefix = json.loads(path.read_text("utf-8")), result["images"], result["prefix"]
+    youngest, count = record["youngest_age"], record["num_classes"]
+    file = path.parent / f"{prefix}test_predictions.csv"
+    table = pd.read_csv(file, keep_default_na=False, dtype=str)
+    probas = np.load(path.parent / f"{prefix}test_probas.npy")
+    probas = np.stack([answers.class_probas(row, count) for row in probas])
+    probas /= probas.sum(axis=1, keepdims=True)  # those of ce may have been rounded
+    labels = (images["predicted_age"] - youngest).astype(int)
+    ends = np.array([answers.interval(*both) for both in zip(probas, labels, strict=True)])
+    low, high = images["low"], images["high"]
+    texts = [
+        "" if np.isnan(a) else f"{a:g}" if a == b else f"{a:g}-{b:g}"
+        for a, b in zip(low, high, strict=True)
+    ]
+    photos = pd.DataFrame({"kind": "image", "true_age": texts, "age": images["predicted_age"]})
+    photos["age_low"], photos["age_high"] = youngest + ends[:, :2].T
+    photos["interval_probability"] = ends[:, 2]
+    photos["true_gender"] = images["gender"].astype(object)
+    if "p_male" in images:
+        male = images["p_male"]
+        photos["gender"] = np.where(male > 0.5, "male", "female")
+        photos["gender_probability"] = np.maximum(male, 1 - male)
+    groups = table[[name for name in table if name not in NO_GROUPS]]
+    if images["race"].notna().any():
+        groups = groups.assign(race=images["race"].astype(object).fillna(""))
+    groups, left_out = audit.few_valued(groups)
+    facts = {"run": path.parent, "script": f"{record['script']}, epoch: {result['epoch']}"}
+    facts |= {"columns left out": left_out}
+    name = f"{path.parent.name}/{prefix}model.pt"
+    about = report.About(name, "the test photos of its run", facts, answers.COVERAGE, True)
+    return audit.Audit(photos, probas, youngest, groups), about
+
+
 GENERATOR = '<meta name="generator" content="summarize.py">'
 STYLE = """
 body { font: 16px/1.5 sans-serif; max-width: 85rem; margin: 2rem auto; padding: 0 1rem; }
@@ -937,8 +1000,9 @@ Bias: mean of predicted minus true age (years).""",
 }
 
 
-def write_report(comparisons, notes, out):
-    """All files of the report into the folder ``out``, when all are made; index.html last."""
+def write_report(comparisons, notes, out, pages):
+    """All files of the report into the folder ``out``, when all are made; index.html last. pages:
+    of audits()."""
     tables = {name: frame(table, comparisons) for name, table in TABLES.items()}
     files = {f"{name}.csv": encoded(table.to_csv(index=False)) for name, table in tables.items()}
     tables["results"] = results_apart(comparisons)
@@ -947,6 +1011,9 @@ def write_report(comparisons, notes, out):
     if not tables["results"].empty:
         page += [to_html(tables["results"]), *paragraphs(NOTES["results"])]
     page += ["<h2>Left out, and remarks</h2>", *paragraphs(*notes)] if notes else []
+    if pages:
+        links = "".join(link for _, link, _ in pages)
+        page.append(f"<h2>Audits of the runs</h2><ul>{links}</ul>")
     for number, groups in enumerate(comparisons, 1):
         first = first_of(groups)
         gender = ", gender output" if first["gender"] else ""
@@ -971,6 +1038,10 @@ def write_report(comparisons, notes, out):
     head = f"<meta charset='utf-8'>{GENERATOR}<title>Results</title><style>{STYLE}</style>"
     page = ["<!doctype html>", f"<html lang='en'><head>{head}</head><body>", *page]
     files["index.html"] = encoded("\n".join([*page, "</body></html>\n"]))
+    if pages:
+        from coral_age import report  # which imports torch
+    for name, _, its in pages:
+        report.write(out / name, its)
     for name, content in files.items():
         with atomic_write(out / name) as file:
             file.write(content)
@@ -1021,6 +1092,15 @@ def old_report(out, overwrite):
     return old
 
 
+def remove_audit(folder):
+    """Remove the files of report.pages() in ``folder``, and it, if there are no others."""
+    for path in folder.glob("*"):
+        if path.suffix in (".html", ".csv", ".svg"):
+            path.unlink()
+    with contextlib.suppress(OSError):
+        folder.rmdir()
+
+
 def main(argv=None):
     parser = argparse.ArgumentParser(
         description="Tables and plots from run folders: the losses compared over seeds."
@@ -1039,10 +1119,15 @@ def main(argv=None):
         metavar="DATASET=CSV",
         help="test CSV that a data set's published predictions are for, as in morph2=PATH",
     )
+    parser.add_argument(
+        "--audit", action="store_true", help="a page as of predict.py --report for each run"
+    )
     parser.add_argument("--overwrite", action="store_true", help="replace the report in --out")
     args = parser.parse_args(argv)
 
     notes, test_csvs, results = [], {}, []
+    if args.audit and not args.out:
+        fail("--audit writes pages: give --out as well")
     if args.out:
         if not Figure:
             fail("--out draws plots: pip install -r requirements-extras.txt first")
@@ -1067,11 +1152,17 @@ def main(argv=None):
         return
     try:
         out.mkdir(parents=True, exist_ok=True)
-        write_report(comparisons, notes, out)
+        pages = audits(comparisons) if args.audit else []
+        if args.audit and not pages:
+            notes.append("No run has predictions and probabilities for a page of --audit.")
+        write_report(comparisons, notes, out, pages)
         new = (out / "index.html").read_text(encoding="utf-8")
         for name in re.findall(r'<img src="([\w-]+\.png)"', old):
             if name not in new:
                 (out / name).unlink(missing_ok=True)
+        for name in re.findall(r'<a href="(audit-\d+)/', old):
+            if f'"{name}/' not in new:
+                remove_audit(out / name)
     except OSError as error:
         fail(f"--out {out} cannot be written: {error}")
     print("\n".join([*notes, f"Report: {out / 'index.html'}"]))

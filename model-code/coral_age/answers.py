@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from coral_age.audit import p_at_least
 from coral_age.errors import InputError
 
 NOTE = (
@@ -84,11 +85,6 @@ def interval(classes, label):
             return first, first + length - 1, held.max().item()
 
 
-def over(classes, limit, youngest):
-    """P(age >= ``limit``) in years, of class probabilities (K,), the first of ``youngest``."""
-    return min(float(np.sum(classes[max(limit - youngest, 0) :])), 1.0)
-
-
 def estimate(probas, male, model):
     """The columns about age and gender, in years and probabilities, from one row of infer()."""
     script = model.script
@@ -100,7 +96,7 @@ def estimate(probas, male, model):
     columns["interval_probability"] = round(held, 4)
     columns["at_end_of_range"] = label in (0, script.NUM_CLASSES - 1)
     for limit in model.over:
-        columns[f"over_{limit}"] = round(over(classes, limit, script.YOUNGEST_AGE), 4)
+        columns[f"over_{limit}"] = round(float(p_at_least(classes, script.YOUNGEST_AGE, limit)), 4)
     if male is not None:
         columns["gender"] = "male" if male > 0.5 else "female"
         columns["gender_probability"] = round(max(male, 1 - male), 4)

@@ -13,10 +13,14 @@ class InputError(ValueError):
     """What a user can mend, in one line."""
 
 
+def printable(text):
+    """A text whose control characters, which names in files may hold, are escaped."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
 def say(line, file=None):
-    """Print a line, whose control characters (file names may hold some) are escaped."""
-    escaped = [c if c.isprintable() else c.encode("unicode_escape").decode() for c in line]
-    tqdm.write("".join(escaped), file=file)
+    """Print a line, fit for a terminal."""
+    tqdm.write(printable(line), file=file)
 
 
 def warn(*parts, program="predict.py"):

@@ -41,6 +41,7 @@ class Sink:
     done: Callable = lambda source, frames: None
     path_for: Callable | None = None  # path_for(source, suffix): that of its marked copy, if any
     copies_needed: bool = True  # a full disk, on which no copy can be written, ends the work
+    probas: Callable | None = None  # probas(rows, probas): of an image, after add()
 
 
 def answer(paths, search, model, sink, batch_size=16):
@@ -188,6 +189,8 @@ def image_marks(picture, probas, male, model, sink):
     """Tell the rows of an image's faces; what is to be marked, (box, text)."""
     rows = image_rows(picture, probas, male, model)
     sink.add(picture.source, rows)
+    if sink.probas:
+        sink.probas(rows, probas)
     return [(b, sentence(r, model)) for b, r in zip(picture.boxes, rows, strict=True)]
 
 

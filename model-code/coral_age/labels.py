@@ -13,6 +13,7 @@ RANGE = re.compile(r"(\d{1,3})-(\d{1,3})")
 OPEN_RANGE = re.compile(r"more than (\d{1,3})|(\d{1,3})\+")  # the former in FairFace's tables
 OLDEST = 150
 GENDERS = "female", "male"
+USED = "file", "age", "gender"  # columns of a CSV of labels
 
 
 def bounds(age):
@@ -57,19 +58,19 @@ def read_labels(path, note):
     """{end of a photo's path, as of parts_of(): (age, gender)} of a CSV with the columns file, age
     and, if known, gender, which may both be ""; ``note`` is called with what of it is not used.
     ValueError where it can't be used."""
-    table, used = read_table(path), ("file", "age", "gender")
-    for column in used[:2]:
+    table = read_table(path)
+    for column in USED[:2]:
         if column not in table:
             raise ValueError(f"{path}: has no column {column!r}")
-    for column in used:
+    for column in USED:
         if list(table).count(column) > 1:
             raise ValueError(f"{path}: has several columns {column!r}; leave one of them")
-    if unused := [name for name in table if name and name not in used]:
+    if unused := [name for name in table if name and name not in USED]:
         note(f"{path}: columns not used: {', '.join(unused)}")
     if "gender" not in table:
         table["gender"] = ""
     found = {}
-    for number, row in enumerate(table[[*used]].itertuples(), 1):
+    for number, row in enumerate(table[[*USED]].itertuples(), 1):
         place, label = f"{path}: row {number}", (row.age, row.gender.lower())
         try:
             bounds(row.age)
@@ -81,6 +82,15 @@ def read_labels(path, note):
         if found.setdefault(parts_of(row.file), label) != label:
             raise ValueError(f"{place}: {row.file!r} has another label in an earlier row")
     return found
+
+
+def read_groups(path):
+    """The photos of a CSV that read_labels() has read, as its keys, and its other columns, by which
+    they may be grouped, as a DataFrame; without those that share a name."""
+    table = read_table(path)
+    names = [name for name in table if name and name not in USED]
+    names = [name for name in names if names.count(name) == 1]
+    return list(map(parts_of, table["file"])), table[names]
 
 
 def check_labels(found, sources, scripts):
@@ -139,14 +149,20 @@ def scores(rows, known=None):
     of_gender = table["true_gender"].isin(GENDERS) & table["gender"].notna()
     table["right"] = (table["gender"] == table["true_gender"]).where(of_gender)
 
-    decades = (table["low"] // 10).clip(upper=9) * 10
-    last = (decades + 9).replace(99, 100)
-    spans = np.array([f"{a:.0f}-{b:.0f}" for a, b in zip(decades, last, strict=True)])
-    table["group"] = table["true_age"].where(is_range, spans).where(table["low"].notna())
+    table["group"] = age_groups(table["true_age"], table["low"], table["high"])
     groups = [("all", table)]
     groups += [(g, table[table["true_gender"] == g]) for g in GENDERS]
     groups += list(table.sort_values("low").groupby("group", sort=False))
     return [figures(name, part) for name, part in groups if len(part)]
+
+
+def age_groups(texts, low, high):
+    """Of each label its decade, 20-29 of 23 (90-100 from 90 on), or the range that it is, as it is
+    written; nan where the age is unknown. low, high: of bounds(); all are Series."""
+    decades = (low // 10).clip(upper=9) * 10
+    last = (decades + 9).replace(99, 100)
+    spans = np.array([f"{a:.0f}-{b:.0f}" for a, b in zip(decades, last, strict=True)])
+    return texts.where(low < high, spans).where(low.notna())
 
 
 def one_off(ends):
