@@ -32,7 +32,7 @@ from types import SimpleNamespace
 import numpy as np
 import PIL.Image
 import torch
-from coral_age import detect, errors, webpage
+from coral_age import detect, errors
 from coral_age.answers import COVERAGE, NOTE, estimate, infer, prepare
 from coral_age.errors import EXTRAS, InputError, end_as_on_ctrl_c, say
 from coral_age.files import atomic_write
@@ -41,6 +41,7 @@ from coral_age.runs import load
 try:
     import onnx
     import onnxruntime
+    from coral_age import webpage
     from onnx import TensorProto, helper
 except ImportError as problem:
     print(f"export.py: error: {problem.name} is not installed: {EXTRAS}", file=sys.stderr)

@@ -297,7 +297,8 @@ async function* lines(response) {
 async function served(file, name, progress) {
   if (file.size > about.megabytes * 1e6) throw new Error(`larger than ${about.megabytes} MB`)
   const options = {method: "POST", body: file, signal: control.signal}
-  const over = by("over").value.replaceAll(" ", ","), query = over && "?over=" + encodeURIComponent(over)
+  const over = by("over").value.split(/[ ,]+/).filter(Boolean).join(",")
+  const query = over && "?over=" + encodeURIComponent(over)
   const answer = await fetch("predict" + query, options).catch((error) => {
     throw error instanceof TypeError ? new Error("it could not be read, or page.py has ended") : error
   })
