@@ -2,6 +2,7 @@
 
     python model-code/export.py RUN model.onnx
     python model-code/export.py RUN small.onnx --int8 1 --photos utk_test.csv --image_path UTKFace
+    python model-code/export.py RUN site --page
 
 RUN is the folder a script filled (its --outpath). Input of the file: images, uint8 (n, 3, S, S),
 n >= 1. Its outputs:
@@ -13,6 +14,9 @@ n >= 1. Its outputs:
     male      float32 (n,): P(male), if RUN was trained with --gender 1
 
 The file gets its name when ONNX Runtime has given torch's answers with it.
+
+With --page it is a folder instead: a page that does in the browser what predict.py does, for any
+host of static files, as `python -m http.server -d site`. ONNX Runtime Web comes from npm.
 """
 
 import argparse
@@ -37,6 +41,7 @@ from coral_age.runs import load
 try:
     import onnx
     import onnxruntime
+    from coral_age import webpage
     from onnx import TensorProto, helper
 except ImportError as problem:
     print(f"export.py: error: {problem.name} is not installed: {EXTRAS}", file=sys.stderr)
@@ -64,6 +69,8 @@ def parse_settings(argv):
     add("run", type=Path, metavar="RUN", help="folder of a finished run")
     add("out", type=Path, metavar="FILE", help="the ONNX file to write")
     add("--overwrite", action="store_true", help="replace FILE")
+    add("--page", action="store_true", help="FILE is a new folder, of a page for browsers")
+    add("--ort", type=Path, metavar="DIR", help=f"npm's package {webpage.ORT}, where npm lacks")
     either = parser.add_mutually_exclusive_group()
     helps = {
         "fp16": "1: weights of 16 bits, half the size; computes in float32",
@@ -78,6 +85,12 @@ def parse_settings(argv):
         refuse("--photos and --image_path go together")
     if args.int8 and not args.photos:
         refuse("--int8 1 needs --photos and --image_path, to take the ranges of its numbers from")
+    if args.ort and not args.page:
+        refuse("--ort goes with --page")
+    if args.page and (args.fp16 or args.int8 or args.photos or args.overwrite):
+        refuse("--page takes RUN, a new folder and --ort alone")
+    if args.page and args.out.exists():
+        refuse(f"{args.out}: is there already; give a new folder")
     if args.out.is_dir():
         refuse(f"{args.out}: is a folder; give a file")
     if args.out.exists() and not args.overwrite:
@@ -403,12 +416,16 @@ def cost(found, small, ages):
     return text
 
 
+def need_known_loss(model, run):
+    if model.script.LOSS not in ("ce", "coral", "ordinal"):
+        message = "export.py knows the output layers of ce, coral and ordinal alone"
+        raise InputError(f"{run}: its loss is {model.script.LOSS!r}; {message}")
+
+
 def export(args):
     """The content of the ONNX file, checked; tells what was found."""
     model = load(args.run)
-    if model.script.LOSS not in ("ce", "coral", "ordinal"):
-        message = "export.py knows the output layers of ce, coral and ordinal alone"
-        raise InputError(f"{args.run}: its loss is {model.script.LOSS!r}; {message}")
+    need_known_loss(model, args.run)
     if args.photos:
         images, ages = read_photos(model, args.photos, args.image_path)
         kind = "photos"
@@ -443,10 +460,51 @@ def export(args):
     return made.SerializeToString()
 
 
+def export_page(args):
+    """Make the folder of a page; its network's answers are compared with torch's."""
+    model = load(args.run)
+    need_known_loss(model, args.run)
+    detect.need_detector()
+    images, script = drawn_faces(model)[:CHECKED], model.script
+    if script.CENTER_CROP:
+        raise InputError(
+            f"{args.run}: --page does not crop photos as {script.DATASET}'s scripts do"
+        )
+    facts = {
+        "model": "/".join(Path(model.weights).parts[-2:]),
+        "script": Path(script.__file__).name,
+        "licence": model.licence,
+        "note": NOTE,
+        "youngest": script.YOUNGEST_AGE,
+        "classes": script.NUM_CLASSES,
+        "probas": script.NUM_PROBAS,
+        "coverage": COVERAGE,
+        "gender": bool(model.network.fc_gender),
+        "size": model.size,
+        "resize": resized(model),
+        "framing": detect.SQUARES.get(script.DATASET),
+    }
+    with tempfile.TemporaryDirectory(dir=args.out.parent, prefix=f".{args.out.name}.") as folder:
+        made = Path(folder, "page")
+        made.mkdir()
+        webpage.write_page(made, build(model), facts, args.ort)
+        probas, _ = infer(list(images), model, BATCH)
+        found = answers(str(made / "network.onnx"), images)["probas"]
+        off = np.abs(found - probas.numpy()).max()
+        if not off <= webpage.TOLERANCE:
+            refuse(f"the page's probabilities are {off:.1e} off those of torch", 1)
+        made.rename(args.out)
+    size = sum(path.stat().st_size for path in args.out.iterdir()) / 1e6
+    say(f"{args.out}: written, {size:.1f} MB, probabilities within {off:.1e} of torch's")
+    say(f"serve it: python -m http.server -d {args.out}")
+
+
 def main(argv=None):
     """Run with the given command-line arguments."""
     args = parse_settings(argv)
     try:
+        if args.page:
+            return export_page(args)
         with atomic_write(args.out) as file:
             file.write(export(args))
     except InputError as error:

@@ -7,10 +7,11 @@ It prints the address to open; Ctrl-C ends it. A file dropped there lies in the 
 while it is looked at; it is deleted with its marked copy before the answer has ended. Nothing comes
 from the internet, and nothing goes there.
 
-The page is page.html. POST /predict, whose body is a file as it is, answers with lines of JSON:
-{"waiting": true} and {"done": n, "of": n}, pictures of a video, as often as there is news; in the
-end {"error": why}, or what was found, with "bytes": so many, the marked copy, follow that line; if
-that could not be written, "notes" say why.
+The page is that of the folder page, which export.py --page makes for browsers alone. POST /predict,
+whose body is a file as it is, answers with lines of JSON: {"waiting": true} and {"done": n, "of":
+n}, pictures of a video, as often as there is news; in the end {"error": why}, or what was found,
+with "bytes": so many, the marked copy, follow that line; if that could not be written, "notes" say
+why.
 With the header "Accept: application/json" the answer is one JSON object without a copy; then the
 body may be a form with several files (multipart/form-data), whose "files" are answered in order.
 POST /predict?over=18,21 tells P(age >= 18) and P(age >= 21) as well, as over_18 and over_21.
@@ -48,7 +49,12 @@ from coral_age.options import ages
 from coral_age.pictures import Picture, Search, faces, look_at, tell
 from coral_age.runs import PRETRAINED, asked, load, title
 
-HTML = Path(__file__).resolve().with_name("page.html")
+FOLDER = Path(__file__).resolve().with_name("page")
+FILES = {  # of the page, by their paths
+    "/": ("index.html", "text/html"),
+    "/page.css": ("page.css", "text/css"),
+    "/page.js": ("page.js", "text/javascript"),
+}
 MEGABYTES = 200  # of a file, at most
 VISITORS = 16  # files that are sent, wait or are looked at, at most; the next one is refused
 SILENCE = 30  # seconds without a byte from a visitor, or to one, who is taken to have left then
@@ -58,7 +64,7 @@ SIDE = 1600  # pixels of a photo's marked copy, at most
 # The browser lets the page load what it makes itself, and lets no other site frame it.
 POLICY = (
     "default-src 'none'; connect-src 'self'; img-src blob: data:; media-src blob:; "
-    "script-src 'unsafe-inline'; style-src 'unsafe-inline'; frame-ancestors 'none'"
+    "script-src 'self'; style-src 'self'; frame-ancestors 'none'"
 )
 FORM = re.compile(r'multipart/form-data;.*boundary="?([^";]+)')  # a Content-Type
 ORIGIN = re.compile(r"https?://[^/\s?#@]+")  # the browser's word for it, without a path
@@ -109,9 +115,10 @@ class Visitor(BaseHTTPRequestHandler):
         path = self.path.partition("?")[0]
         if problem := self.foreign():
             self.refuse(403, problem)
-        elif path == "/":
-            self.begin(200, "text/html; charset=utf-8", HTML.read_bytes())
-        elif path == "/about":
+        elif path in FILES:
+            name, kind = FILES[path]
+            self.begin(200, f"{kind}; charset=utf-8", (FOLDER / name).read_bytes())
+        elif path == "/about.json":
             self.begin(200, "application/json", json.dumps(about(self.server.model)).encode())
         else:
             self.refuse(404, "nothing is here")
@@ -285,14 +292,16 @@ def about(model):
         "licence": model.licence,
         "note": NOTE,
         "youngest": model.script.YOUNGEST_AGE,
+        "classes": model.script.NUM_CLASSES,
         "coverage": COVERAGE,
+        "server": True,
         "megabytes": MEGABYTES,
         "suffixes": sorted(media.known_suffixes()),
     }
 
 
 def said_of(row, model):
-    """The texts of a row that the page shows."""
+    """The texts of a row, for people."""
     return {"words": words_of(row, model), "shares": shares_over(row, model)}
 
 

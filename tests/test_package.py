@@ -149,7 +149,7 @@ def test_a_wheel_outside_the_clone(project, tmp_path):
     own = install(file, tmp_path / "environment")
     inside = own / "coral_age" / "model_code"
     assert {path.name for path in SCRIPTS} <= {path.name for path in inside.iterdir()}
-    assert (inside / "page.html").exists()
+    assert (inside / "page" / "index.html").exists()
     names = {path.name for path in (inside / "pretrained").iterdir()}
     assert names == {"README.md", "model.pt", "run.json"}
     assert not any((own / f"{name}.py").exists() for name in ("detect", "media", "labels"))

@@ -385,24 +385,26 @@ def test_pages_of_other_sites(headers, server):
 
 
 def test_the_page_itself(server):
-    """By its names; it is the file, may load nothing of elsewhere, and is kept by no one."""
+    """By its names; these are the files, load nothing of elsewhere, and are kept by no one."""
     for name in ("127.0.0.1", "localhost", "[::1]"):
         own = {"Host": f"{name}:{server.port}", "Origin": f"http://{name}:{server.port}"}
-        assert request(server, "GET", "/", **own)[2] == PAGE.with_suffix(".html").read_bytes()
+        for path, file in (("/", "index.html"), ("/page.js",) * 2, ("/page.css",) * 2):
+            content = (PAGE.with_suffix("") / file.lstrip("/")).read_bytes()
+            assert request(server, "GET", path, **own)[2] == content
+            assert not re.search(rb"https?://(?!www\.w3\.org)", content)
         assert post(server, saved(Image.new("L", (9, 9))), **own)[0] == 200
     _, headers, _ = request(server, "GET", "/")
     assert headers["Content-Security-Policy"].startswith("default-src 'none'; connect-src 'self';")
     assert headers["Cache-Control"] == "no-store"
-    facts = json.loads(request(server, "GET", "/about")[2])
+    facts = json.loads(request(server, "GET", "/about.json")[2])
     assert facts["note"] == predict.NOTE and facts["megabytes"] * 10**6 == LARGEST
     for path in ("/page.py", "/../page.py", "//etc/passwd"):
         assert request(server, "GET", path)[0] == 404
-    assert not re.search(r"https?://(?!www\.w3\.org)", PAGE.with_suffix(".html").read_text())
 
 
 def test_head_and_queries(server):
     """HEAD gets what GET gets, but the content; what follows a ? is left to the browser."""
-    for path in ("/", "/?x=1", "/about", "/about?", "/nothing"):
+    for path in ("/", "/?x=1", "/about.json", "/about.json?", "/nothing"):
         status, headers, content = request(server, "GET", path)
         assert status == (404 if path == "/nothing" else 200) and content
         assert request(server, "GET", path.partition("?")[0])[2] == content
@@ -637,20 +639,20 @@ def page(browser, server):
     page.on("request", lambda request: asked.add(request.url))
     address = f"http://127.0.0.1:{server.port}/"
     page.goto(address)
-    page.locator("#note:not(:empty)").wait_for()  # it is asked for when the page is there
+    page.locator("#note:not(:empty)").wait_for(state="attached")  # asked for by the page
     assert page.locator("#note").inner_text() == predict.NOTE
     assert page.locator("#model").inner_text() == "Model: run/model.pt, by afad-coral.py"
-    assert page.locator("#limit").inner_text() == "200"
     yield page
     page.close()
     elsewhere = {url for url in asked if not url.startswith(("blob:", "data:"))}
-    assert elsewhere <= {address, f"{address}about", f"{address}predict"} and errors == []
+    own = {address + name for name in ("", "page.css", "page.js", "about.json", "predict")}
+    assert elsewhere <= own and errors == []
 
 
 def articles(page, count):
     """The answers on the page, the newest first, when all ``count`` are there."""
     page.locator(f"article:nth-of-type({count})").wait_for()
-    page.locator("article progress").last.wait_for(state="detached")
+    page.locator("#work").wait_for(state="hidden")
     assert page.locator("article").count() == count
     return page.locator("article").all()
 
@@ -661,33 +663,43 @@ def test_a_photo_in_the_browser(page, model, tmp_path):
     page.set_input_files("#files", tmp_path / "astronaut.png")
     [article] = articles(page, 1)
     [face] = predict.faces(model, ASTRONAUT)
-    age, years, gender = answers.words_of(face, model)
     assert article.locator("h2").inner_text() == "astronaut.png"
-    words = article.locator(".face > div").first.inner_text()
-    assert words == f"{age} years\n80% interval {years}, {gender}"
-    assert page.evaluate("[years('60 or older'), years('1')]") == ["60 years or older", "1 year"]
-    titles = article.locator("svg title").evaluate_all("all => all.map(one => one.textContent)")
-    bars = article.locator("rect:has(title)")
-    heights = bars.evaluate_all("all => all.map(one => one.getBBox().height)")
-    widths = bars.evaluate_all("all => all.map(one => one.getBBox().x)")
-    assert titles == [
-        f"{15 + i} years: {100 * share:.1f}%" for i, share in enumerate(face["age_probas"])
-    ]
+    assert said(article) == [words_of(face, model)]
+    line = article.locator("polyline").get_attribute("points").split()
+    across, down = np.array([point.split(",") for point in line], float).T
     shares = np.array(face["age_probas"])
-    assert np.allclose(np.array(heights) / max(heights), shares / shares.max(), atol=1e-3)
-    assert np.allclose(np.diff(widths), np.diff(widths)[0])
-    shade = article.locator("svg > rect").first.evaluate(
-        "one => [one.getBBox().x, one.getBBox().width]"
-    )
-    step = np.diff(widths)[0]
-    assert shade[0] == pytest.approx(widths[face["age_low"] - 15], abs=0.01)
-    assert shade[1] == pytest.approx(step * (face["age_high"] - face["age_low"] + 1), abs=0.1)
+    assert np.allclose((104 - down) / 82, shares / shares.max(), atol=1e-6)
+    assert np.allclose(np.diff(across), 420 / 26)
+    shade = article.locator("polygon").get_attribute("points").split()
+    ends = [float(point.split(",")[0]) for point in (shade[0], shade[-1])]
+    assert ends == [across[face["age_low"] - 15], across[face["age_high"] - 15]]
     image = article.locator("img")
     assert image.evaluate("one => one.decode().then(() => one.naturalWidth)") == 512
+    box = article.locator(".box").evaluate("({style}) => [style.left, style.top, style.width]")
+    due = face["left"] / 512, face["top"] / 512, (face["right"] - face["left"]) / 512
+    assert [float(side.strip("%")) for side in box] == pytest.approx(
+        [100 * x for x in due], abs=0.01
+    )
     page.evaluate("URL.revokeObjectURL = (url) => { window.freed = url }")
     copy = image.get_attribute("src")
-    article.locator("button").click()
+    article.locator("header button").click()
     assert page.locator("article").count() == 0 and page.evaluate("freed") == copy
+
+
+def words_of(face, model):
+    """What a card says of a face, which predict.py says in other words."""
+    age, years, gender = answers.words_of(face, model)
+    return f"{age} years", f"80% interval {years.replace('-', '–')} · {gender}"
+
+
+def said(article):
+    """What the cards of an answer say: ages, and the line about each."""
+    cards = article.locator(".face > button").all()
+    return [
+        (card.locator("strong").inner_text() + card.locator("strong + span").inner_text(),
+         card.locator("div").first.inner_text())
+        for card in cards
+    ]  # fmt: skip
 
 
 DROP = """(target, files) => {
@@ -708,8 +720,7 @@ def test_files_dropped(page, model):
     page.locator("#drop").evaluate(DROP, [*files, ["empty.jpg", []], ["large.mp4", LARGEST + 1]])
     large, empty, letter, photo = articles(page, 4)
     faces = predict.faces(model, two)
-    shown = photo.locator("strong").all_inner_texts()
-    assert shown == [answers.words_of(face, model)[0] for face in faces] and len(shown) == 2
+    assert said(photo) == [words_of(face, model) for face in faces] and len(faces) == 2
     for article, line in (
         (letter, f"<b>letter.jpg: {NO_PHOTO}"),
         (empty, "empty.jpg: the file is empty, or comes without its length"),
@@ -738,16 +749,14 @@ def test_a_folder_dropped(page, model, tmp_path):
     for kind in ("dragEnter", "dragOver", "drop"):
         session.send("Input.dispatchDragEvent", {"type": kind, "x": 200, "y": 100, "data": data})
     page.get_by_text("empty: no photo or video in this folder").wait_for()
-    nothing, left, letter, deep, first, alone = articles(page, 6)
+    letter, deep, first, alone, nothing = articles(page, 5)
     names = "single.png", "holiday/b.png", "holiday/deep/a.PNG", "holiday/letter.jpg"
     for article, name in zip((alone, first, deep, letter), names, strict=True):
         assert article.locator("h2").inner_text() == name
     for article, scale in ((alone, 0.5), (first, 0.4), (deep, 0.4)):
         [face] = predict.faces(model, small(scale))
-        shown = article.locator("strong").all_inner_texts()
-        assert shown == [answers.words_of(face, model)[0]]
+        assert said(article) == [words_of(face, model)]
     assert letter.locator(".error").all_inner_texts() == [f"holiday/letter.jpg: {NO_PHOTO}"]
-    assert left.inner_text() == "holiday: 120 other files left out"
     assert nothing.locator(".error").count() == 1
 
 
@@ -760,15 +769,15 @@ def test_a_video_in_the_browser(page, run, tmp_path):
     page.set_input_files("#files", film)
     [article] = articles(page, 1)
     _, tracks = split(table(tmp_path / "out"))
-    rows = article.locator("tr:has(td)").all()
-    for row, track in zip(rows, tracks, strict=True):
-        words = row.locator("td").all_inner_texts()
+    lines = [tuple(card) for card in said(article)]
+    times = article.locator(".face .quiet").all_inner_texts()
+    for line, time_, track in zip(lines, times, tracks, strict=True):
         begin, end = float(track["seconds"]), float(track["until_seconds"])
-        assert words[:2] == [track["face"], f"{begin:.1f}–{end:.1f}"]
-        assert words[2].split()[0] == track["age"]
-        assert words[3] == f"{track['age_low']}-{track['age_high']}"
-        assert words[4].startswith(track["gender"])
-    article.locator("td button").last.click()
+        assert time_ == f"{begin:.1f} to {end:.1f} s"
+        assert line[0].split()[0] == track["age"]
+        years = f"{track['age_low']}–{track['age_high']}"
+        assert line[1].startswith(f"80% interval {years} · {track['gender']}")
+    article.locator(".face > button").last.click()
     copy = article.locator("video")
     wait_until(lambda: copy.evaluate("one => one.readyState >= 2 && !one.seeking"))
     shown = copy.evaluate("one => [one.videoWidth, one.videoHeight, one.error, one.currentTime]")
@@ -794,7 +803,7 @@ def test_stop_and_camera(page, server, long_film, tmp_path):
     page.get_by_role("button", name="Use the camera").click()
     wait_until(lambda: not camera.evaluate("one => one.active"))
     film.evaluate("one => new Promise(done => one.requestVideoFrameCallback(done))")
-    page.get_by_role("button", name="Take the photo").click()
+    page.get_by_role("button", name="Take a photo").click()
     photo, _ = articles(page, 2)
     assert photo.locator("strong").count() == 1 and not page.locator("#camera").is_visible()
     assert photo.locator("img").evaluate("one => one.naturalWidth") == 640

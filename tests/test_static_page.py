@@ -1,0 +1,228 @@
+"""The page that export.py --page makes, in a real Chromium: photos, video, camera, offline."""
+
+import functools
+import hashlib
+import http.server
+import io
+import json
+import shutil
+import subprocess
+import sys
+import threading
+
+import numpy as np
+import pytest
+import torch
+from conftest import MODEL_CODE, load
+from PIL import Image, ImageOps
+from skimage import data
+from test_page import articles, browser  # noqa: F401 (browser is a fixture)
+from test_predict import (
+    ASTRONAUT,
+    FACE,
+    call,
+    moving,
+    predict,
+    save_video,
+    small,
+    split,
+    table,
+)
+
+webpage = pytest.importorskip("coral_age.webpage")
+PAGE = "http://127.0.0.1:{}/"
+
+
+@pytest.fixture(scope="module")
+def faces_run(tmp_path_factory):
+    """A run of drawn weights, for all ages."""
+    folder, module = tmp_path_factory.mktemp("run"), load(MODEL_CODE / "faces-coral.py")
+    torch.manual_seed(1)
+    network = module.ResNet34(gender=1)
+    with torch.no_grad():
+        network.layer4[-1].bn2.weight.mul_(20)
+        network.linear_1_bias.copy_(torch.linspace(3, -3, module.NUM_CLASSES - 1))
+    torch.save(network.state_dict(), folder / "model.pt")
+    digest = hashlib.sha256((MODEL_CODE / "faces-coral.py").read_bytes()).hexdigest()
+    facts = {"script": "faces-coral.py", "script_sha256": digest, "settings": {"image_size": 48}}
+    (folder / "run.json").write_text(json.dumps(facts))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def site(faces_run, tmp_path_factory):
+    """The folder of the page, served."""
+    if not shutil.which("npm"):
+        pytest.skip("npm is not installed")
+    folder = tmp_path_factory.mktemp("site") / "page"
+    command = [sys.executable, MODEL_CODE / "export.py", faces_run, folder, "--page"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert max(path.stat().st_size for path in folder.iterdir()) < 25e6
+    assert sum(path.stat().st_size for path in folder.iterdir()) < 45e6
+
+    class Quiet(http.server.SimpleHTTPRequestHandler):
+        def log_message(self, *_):
+            pass
+
+    handler = functools.partial(Quiet, directory=folder)
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield PAGE.format(server.server_address[1])
+        server.shutdown()
+
+
+@pytest.fixture
+def page(browser, site):  # noqa: F811
+    """The page, open; it raises no error, and asks for nothing when its files are there."""
+    page = browser.new_page(viewport={"width": 1000, "height": 800})
+    page.set_default_timeout(300_000)
+    errors, asked = [], []
+    page.on("pageerror", lambda error: errors.append(error))
+    page.context.on("request", lambda request: asked.append(request.url))
+    page.goto(site)
+    page.set_input_files("#files", {"name": "a.png", "mimeType": "image/png", "buffer": png(FACE)})
+    articles(page, 1)
+    assert all(url.startswith((site, "blob:", "data:")) for url in asked)
+    asked.clear()
+    page.get_by_role("button", name="Remove all").click()
+    yield page
+    page.close()
+    assert [url for url in asked if not url.startswith(("blob:", "data:"))] == [] and errors == []
+
+
+def png(image):
+    """The bytes of a PNG file."""
+    file = io.BytesIO()
+    image.save(file, "PNG")
+    return file.getvalue()
+
+
+def answers_of(page):
+    """The rows that the page keeps, as it saves them."""
+    with page.expect_download() as download:
+        page.get_by_role("button", name="JSON").click()
+    told = json.loads(download.value.path().read_text())
+    assert told["note"] == predict.NOTE
+    return told["faces"]
+
+
+def test_photos(page, faces_run, tmp_path):
+    """The faces, boxes, ages and probabilities of predict.faces(): of one face, of two, of one on
+    its side, of one turned by its camera, in grey, and where there is none."""
+    two = Image.new("RGB", (500, 256))
+    two.paste(FACE, (0, 0))
+    two.paste(small(0.7), (300, 20))
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    photos = {
+        "astronaut.png": ASTRONAUT,
+        "two.png": two,
+        "side.png": FACE.rotate(90),
+        "grey.png": ImageOps.grayscale(FACE),
+        "rocket.png": Image.fromarray(data.rocket()),
+    }
+    for name, photo in photos.items():
+        photo.save(tmp_path / name)
+    FACE.rotate(90).save(tmp_path / "camera.jpg", exif=exif, quality=95)
+    files = [*(tmp_path / name for name in photos), tmp_path / "camera.jpg"]
+    page.set_input_files("#files", files)
+    articles(page, len(files))
+    rows, model = answers_of(page), predict.load(faces_run)
+    for file in files:
+        found = [row for row in rows if row["source"] == file.name]
+        due = predict.faces(model, file)
+        assert len(found) == len(due) == {"two.png": 2, "rocket.png": 0}.get(file.name, 1)
+        for row, face in zip(found, due, strict=True):
+            for name in ("left", "top", "right", "bottom", "turn", "gender"):
+                assert row[name] == face[name]
+            assert abs(row["age"] - face["age"]) <= 1
+            assert np.allclose(row["age_probas"], face["age_probas"], atol=0.01)
+            assert sum(row["age_probas"]) == pytest.approx(1)
+    [none] = [a for a in page.locator("article").all() if "rocket" in a.inner_text()]
+    assert "No face was found." in none.inner_text()
+
+
+def test_what_is_no_picture(page, tmp_path):
+    """A line each, and the next one is answered."""
+    (tmp_path / "letter.jpg").write_text("Dear reader,")
+    (tmp_path / "empty.png").write_bytes(b"")
+    (tmp_path / "cut.mp4").write_bytes(b"\0\0\0\x18ftypmp42")
+    FACE.save(tmp_path / "face.png")
+    names = "letter.jpg", "empty.png", "cut.mp4", "face.png"
+    page.set_input_files("#files", [tmp_path / name for name in names])
+    face, *others = articles(page, 4)
+    assert face.locator("strong").count() == 1
+    for article, line in zip(
+        others[::-1],
+        (
+            "letter.jpg: no picture that this browser can read; save it as JPEG or PNG",
+            "empty.png: the file is empty",
+            "cut.mp4: no video that this browser can play",
+        ),
+        strict=True,
+    ):
+        assert article.locator(".error").inner_text() == line
+
+
+def test_limits_and_tables(page, tmp_path):
+    """Probabilities of limits, on the cards and in the CSV."""
+    FACE.save(tmp_path / 'a "face", mine.png')
+    page.fill("#over", "18, 40")
+    page.set_input_files("#files", tmp_path / 'a "face", mine.png')
+    [article] = articles(page, 1)
+    [row] = answers_of(page)
+    for limit in (18, 40):
+        share = sum(row["age_probas"][limit:])
+        assert row[f"over_{limit}"] == pytest.approx(share)
+        assert f"at least {limit}: {share:.0%}" in article.inner_text()
+    with page.expect_download() as download:
+        page.get_by_role("button", name="CSV").click()
+    text = download.value.path().read_text()
+    head, line = text.splitlines()
+    assert head.endswith("gender,gender_probability,over_18,over_40")
+    assert line.startswith('"a ""face"", mine.png",image,1,')
+
+
+def test_a_video(page, faces_run, tmp_path):
+    """The tracks of predict.py, which looks at every picture, and the page at eight a second."""
+    film = tmp_path / "film.webm"
+    gap = [Image.new("RGB", (200, 128))] * 24
+    save_video(film, [*moving(16), *gap, *moving(16)], "libvpx-vp9", rate=8)
+    assert call(film, "--run", faces_run, "--out", tmp_path / "out") == 0
+    _, tracks = split(table(tmp_path / "out"))
+    page.set_input_files("#files", film)
+    articles(page, 1)
+    rows = answers_of(page)
+    assert len(rows) == len(tracks) == 2
+    for row, track in zip(rows, tracks, strict=True):
+        assert abs(row["age"] - int(track["age"])) <= 1 and row["gender"] == track["gender"]
+        assert row["seconds"] == pytest.approx(float(track["seconds"]), abs=0.126)
+        assert row["until_seconds"] == pytest.approx(float(track["until_seconds"]), abs=0.126)
+
+
+def test_the_camera(page):
+    """Is answered for while it runs; its light goes out."""
+    page.get_by_role("button", name="Use the camera").click()
+    page.locator("#camera .box").wait_for()
+    film = page.locator("#camera video")
+    camera = film.evaluate_handle("one => one.srcObject")
+    page.get_by_role("button", name="Take a photo").click()
+    [photo] = articles(page, 1)
+    assert photo.locator("strong").count() == 1 and not page.locator("#camera").is_visible()
+    assert not camera.evaluate("one => one.active")
+
+
+def test_without_a_network(page, site):
+    """After the first visit; and nothing may be sent anywhere else."""
+    page.evaluate("navigator.serviceWorker.ready.then(() => 1)")
+    page.context.set_offline(True)
+    page.reload()
+    page.set_input_files("#files", {"name": "a.png", "mimeType": "image/png", "buffer": png(FACE)})
+    articles(page, 1)
+    page.context.set_offline(False)
+    sent = "fetch('http://localhost:1/').then(() => 'sent', (error) => 'refused')"
+    blocked = """new Promise((done) => addEventListener("securitypolicyviolation",
+        (event) => done(event.violatedDirective)))"""
+    both = page.evaluate(f"Promise.all([{blocked}, {sent}])")
+    assert both == ["connect-src", "refused"]
