@@ -70,6 +70,7 @@ def parse_settings(argv):
     add("out", type=Path, metavar="FILE", help="the ONNX file to write")
     add("--overwrite", action="store_true", help="replace FILE")
     add("--page", action="store_true", help="FILE is a new folder, of a page for browsers")
+    add("--single", action="store_true", help="with --page: FILE is one page, with all in it")
     add("--ort", type=Path, metavar="DIR", help=f"npm's package {webpage.ORT}, where npm lacks")
     either = parser.add_mutually_exclusive_group()
     helps = {
@@ -85,12 +86,12 @@ def parse_settings(argv):
         refuse("--photos and --image_path go together")
     if args.int8 and not args.photos:
         refuse("--int8 1 needs --photos and --image_path, to take the ranges of its numbers from")
-    if args.ort and not args.page:
-        refuse("--ort goes with --page")
+    if (args.ort or args.single) and not args.page:
+        refuse("--ort and --single go with --page")
     if args.page and (args.fp16 or args.int8 or args.photos or args.overwrite):
-        refuse("--page takes RUN, a new folder and --ort alone")
+        refuse("--page takes RUN, a new FILE, --single and --ort alone")
     if args.page and args.out.exists():
-        refuse(f"{args.out}: is there already; give a new folder")
+        refuse(f"{args.out}: is there already; give a new name")
     if args.out.is_dir():
         refuse(f"{args.out}: is a folder; give a file")
     if args.out.exists() and not args.overwrite:
@@ -493,10 +494,19 @@ def export_page(args):
         off = np.abs(found - probas.numpy()).max()
         if not off <= webpage.TOLERANCE:
             refuse(f"the page's probabilities are {off:.1e} off those of torch", 1)
-        made.rename(args.out)
-    size = sum(path.stat().st_size for path in args.out.iterdir()) / 1e6
-    say(f"{args.out}: written, {size:.1f} MB, probabilities within {off:.1e} of torch's")
-    say(f"serve it: python -m http.server -d {args.out}")
+        size = sum(path.stat().st_size for path in made.iterdir())
+        if args.single:
+            text = webpage.as_one_file(made).encode()
+            size = len(text)
+            with atomic_write(args.out) as file:
+                file.write(text)
+        else:
+            made.rename(args.out)
+    say(f"{args.out}: written, {size / 1e6:.1f} MB, probabilities within {off:.1e} of torch's")
+    how = (
+        "open it in a browser" if args.single else f"serve it: python -m http.server -d {args.out}"
+    )
+    say(how)
 
 
 def main(argv=None):

@@ -1,8 +1,10 @@
 """The folder of a page that looks at pictures in the browser: any static host can serve it."""
 
+import base64
 import gzip
 import hashlib
 import json
+import re
 import shutil
 import subprocess
 import tarfile
@@ -46,11 +48,41 @@ def write_page(out, graph, facts, package=None):
     (out / "network.low").write_bytes(low)
     files = [f"{WASM}.wasm.gz", "detector.onnx", "network.onnx", "network.high", "network.low"]
     facts |= {"files": files, "bytes": sum((out / name).stat().st_size for name in files)}
+    facts["loader"] = RUNTIME[1]
     facts["precache"] = [*SCRIPTS, *RUNTIME[:2], "about.json", *files]
     (out / "about.json").write_text(json.dumps(facts))
     digest = hashlib.sha256(b"".join((out / name).read_bytes() for name in facts["precache"]))
     text = (PAGE / "sw.js").read_text().replace('"none"', json.dumps(digest.hexdigest()[:16]))
     (out / "sw.js").write_text(text)
+
+
+def as_one_file(folder):
+    """The text of a page that holds all files of the ``folder``, of write_page(), and may load
+    nothing else, so that it opens from a disk, too."""
+    facts = json.loads((folder / "about.json").read_text())
+    scripts = (
+        "pixels.js",
+        "faces.js",
+        "tracks.js",
+        *RUNTIME[:2],
+        "engine.js",
+    )  # each needs those before
+    text = (folder / "index.html").read_text()
+    style, script = (folder / "page.css").read_text(), (folder / "page.js").read_text()
+    inside = f'<script type="application/json" id="about">{json.dumps(facts)}</script>\n'
+    for name in (*scripts, *facts["files"]):
+        content = base64.b64encode((folder / name).read_bytes()).decode()
+        inside += f'<script type="text/plain" data-file="{name}">{content}</script>\n'
+    policy = (
+        "default-src 'none'; script-src 'unsafe-inline' blob: 'wasm-unsafe-eval'; worker-src blob:; "
+        "connect-src data:; style-src 'unsafe-inline'; img-src blob: data:; media-src blob:"
+    )
+    text = re.sub('default-src [^"]*', policy, text, count=1)
+    text = text.replace('<link rel="stylesheet" href="page.css">', f"<style>\n{style}</style>")
+    return (
+        text.replace('<script type="module" src="page.js"></script>\n', "")
+        + f'{inside}<script type="module">\n{script}</script>\n'
+    )
 
 
 def fetch(folder):

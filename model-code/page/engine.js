@@ -9,7 +9,8 @@ import {lastTracks, newClip, nextPicture} from "./tracks.js"
 const SHOWN = 4  // images that the network sees at once
 let about, detector, network, clip
 
-async function load(names, told) {
+async function load(names, given, told) {
+  if (given) return names.map((name) => given[name])
   let done = 0
   const parts = await Promise.all(names.map(async (name) => {
     const answer = await fetch(name)
@@ -31,17 +32,19 @@ async function unpacked(bytes) {
   return new Uint8Array(await new Response(stream).arrayBuffer())
 }
 
-async function start(told) {
-  about = await (await fetch("about.json")).json()
-  const [wasm, faces, graph, ...weights] = await load(about.files, (done) =>
+// ``given``: the files' bytes by their names, where they came with the page.
+async function start({facts, given, loader}, told) {
+  about = facts
+  const [wasm, faces, graph, ...weights] = await load(about.files, given, (done) =>
     told({loaded: done, of: about.bytes}))
+  if (loader) ort.env.wasm.wasmPaths = {mjs: loader}
   ort.env.wasm.numThreads = 1
   ort.env.wasm.wasmBinary = await unpacked(wasm)
   ort.env.logLevel = "error"
   detector = await ort.InferenceSession.create(faces)
   const externalData = weights.map((data, i) => ({path: about.files[3 + i], data}))
   network = await ort.InferenceSession.create(graph, {externalData})
-  return {about}
+  return {}
 }
 
 async function detect(data, height, width) {
@@ -122,7 +125,7 @@ const sides = (box, image) => Object.fromEntries(["left", "top", "right", "botto
   [name, Math.min(Math.max(even(box[i]), 0), i % 2 ? image.height : image.width)]))
 
 const kinds = {
-  start: (_, told) => start(told),
+  start,
   async photo({pixels}) {
     const image = rgb(pixels), [faces, turn] = await findInPhoto(image, detect)
     const answers = await ask(image, faces, TURNS)

@@ -28,8 +28,30 @@ function call(kind, given = {}, told = () => {}, transfer = []) {
   })
 }
 
-function startEngine() {
-  engine = new Worker("engine.js", {type: "module"})
+// Of a page that is one file: the bytes of the others, which stand in it.
+async function embedded() {
+  const files = {}
+  for (const place of document.querySelectorAll("script[data-file]")) {
+    const answer = await fetch(`data:;base64,${place.textContent}`)
+    files[place.dataset.file] = new Uint8Array(await answer.arrayBuffer())
+    place.remove()
+  }
+  return files
+}
+
+// Addresses for its scripts, in which they know each other.
+function addresses(files) {
+  const urls = {}
+  for (const [name, content] of Object.entries(files).filter(([key]) => /js$/.test(key))) {
+    const text = new TextDecoder().decode(content)
+      .replace(/from "\.\/([\w.-]+)"/g, (_, other) => `from "${urls[other]}"`)
+    urls[name] = URL.createObjectURL(new Blob([text], {type: "text/javascript"}))
+  }
+  return urls
+}
+
+function startEngine(address) {
+  engine = new Worker(address, {type: "module"})
   engine.onmessage = ({data: {id, news, error, ...answer}}) => {
     const {done, fail, told} = calls.get(id)
     if (news) return told(news)
@@ -504,13 +526,25 @@ function introduce(facts) {
   by("model").textContent = `Model: ${about.model}, by ${about.script}` + (about.licence ? `; licence: ${about.licence}` : "")
 }
 
-const ready = fetch("about.json").then((answer) => answer.json()).then(async (facts) => {
+async function start() {
+  const single = document.getElementById("about")
+  const facts = single ? JSON.parse(single.textContent) : await (await fetch("about.json")).json()
   introduce(facts)
   if (facts.server) return
-  navigator.serviceWorker?.register("sw.js").catch(() => {})  // without it the page needs a network
-  startEngine()
-  await call("start", {}, ({loaded: done, of}) => {
+  const given = {facts}
+  if (single) {
+    given.given = await embedded()
+    const urls = addresses(given.given)
+    given.loader = urls[facts.loader]
+    startEngine(urls["engine.js"])
+  } else {
+    navigator.serviceWorker?.register("sw.js").catch(() => {})  // without it the page needs a network
+    startEngine("engine.js")
+  }
+  await call("start", given, ({loaded: done, of}) => {
     if (busy) tell(`Loading the network, once: ${Math.round(done / 1e6)} of ${Math.round(of / 1e6)} MB`, done / of)
   })
-})
+}
+
+const ready = start()
 ready.catch((error) => fail(newArticle("The page"), "The page", error))
