@@ -477,6 +477,7 @@ def export_page(args):
         "licence": model.licence,
         "note": NOTE,
         "youngest": script.YOUNGEST_AGE,
+        "loss": script.LOSS,
         "classes": script.NUM_CLASSES,
         "probas": script.NUM_PROBAS,
         "coverage": COVERAGE,

@@ -79,10 +79,18 @@ async function ask(image, faces, turns) {
   return answers
 }
 
+// The label that the loss of the network makes of its probabilities.
+function labelOf(probas) {
+  if (about.loss == "dldl") return even(probas.reduce((sum, p, k) => sum + p * k, 0))
+  if (about.loss == "l1") return even(probas.reduce((sum, p) => sum + p, 0))
+  const whole = probas.length == about.classes
+  return whole ? probas.indexOf(Math.max(...probas)) : probas.filter((p) => p > .5).length
+}
+
 // What is said of a face, as coral_age/answers.py says it.
 function estimate(answer) {
   const probas = answer.slice(0, -1), {youngest} = about, whole = probas.length == about.classes
-  const label = whole ? probas.indexOf(Math.max(...probas)) : probas.filter((p) => p > .5).length
+  const label = labelOf(probas)
   const above = [1, ...[...probas].sort((a, b) => b - a), 0]
   const classes = whole ? probas : above.slice(1).map((p, i) => above[i] - p)
   const [first, last, held] = interval(classes, label, about.mass?.[label] ?? about.coverage)
