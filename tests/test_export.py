@@ -469,6 +469,18 @@ def test_answers_that_differ_are_refused(run, capsys):
         assert "nan off those of torch" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("loss", ["dldl", "l1"])
+def test_means_that_differ_are_refused(loss, tmp_path, capsys):
+    """An age that is not the rounded mean of torch's probabilities."""
+    make_run(tmp_path / "run", f"utk-{loss}.py", 64)
+    model, images = runs.load(tmp_path / "run"), faces(6, 64).numpy().astype(np.uint8)
+    found = export.answers(export.build(model).SerializeToString(), images)
+    export.check_answers(found, images, model)
+    with pytest.raises(SystemExit):
+        export.check_answers(found | {"age": found["age"] + (np.arange(6) == 5)}, images, model)
+    assert "ages are not those of torch" in capsys.readouterr().err
+
+
 def test_bad_runs(run, tmp_path, capsys):
     broken = tmp_path / "broken"
     shutil.copytree(run, broken)
