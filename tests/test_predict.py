@@ -527,7 +527,7 @@ FAST = ["--recipe=fast", "--gender=1", "--set=shifts=1"]  # answers for images m
     "dataset, loss, options",
     [("afad", loss, ["--gender=0"]) for loss in LOSSES]
     + [("morph2", loss, ["--gender=1"]) for loss in LOSSES]  # uses parts of its images
-    + [("utk", loss, FAST) for loss in ("coral", "corn", "dldl", "l1", "sord")]
+    + [("utk", loss, FAST) for loss in ("coral", "corn", "dldl", "l1")]
     + [pytest.param("utk", loss, FAST, marks=pytest.mark.slow) for loss in ("ce", "ordinal")]
     + [pytest.param("cacd", loss, [], marks=pytest.mark.slow) for loss in LOSSES],
 )
