@@ -236,12 +236,17 @@ def run(args, earlier):
     """Read, build, train, evaluate and save; ``earlier`` is what there is of a run to resume."""
     device = select_device(args)
     splits = read_splits(args)
-    model = build_model(args, drawn_labels(splits["train"]), resumed=bool(earlier.checkpoint))
+    model = build_model(args, drawn_labels(splits["train"]))
+    start = args.init_from and not earlier.checkpoint
+    kept = init_weights(model, args.init_from) if start else []
     needed = bytes_of_run(model, splits, args)
     load_pixels(splits, args, needed)  # decoding may take hours: after all that may be refused
     facts = begin_record(args, splits, device, earlier)
 
-    state = train(place(model, device, args), splits, args, device, earlier.checkpoint)
+    model = place(model, device, args)
+    if "age" in kept:
+        evaluate_start(model, splits["test"], args, device)
+    state = train(model, splits, args, device, earlier.checkpoint)
 
     metrics, lines = evaluate_all(state.averaged, "", splits, args, device)
     save_model(args.outpath / "model.pt", state.averaged)
@@ -253,10 +258,11 @@ def run(args, earlier):
         best_metrics, best_lines = evaluate_all(best, "best_", splits, args, device)
         metrics |= best_metrics | {"best_epoch": state.progress["best"]["epoch"] + 1}
         lines += best_lines
-    end_record(facts, args, metrics, lines)
+    gain, gain_lines = compare_with_start(splits["test"], args)
+    end_record(facts, args, metrics | gain, lines + gain_lines)
 
 
-def build_model(args, labels, resumed=False):
+def build_model(args, labels):
     """The network with its first weights, which depend on nothing but the seed and the settings."""
     torch.manual_seed(args.seed)  # nothing else may draw from here to the first pass
     model = ResNet34()
@@ -267,8 +273,6 @@ def build_model(args, labels, resumed=False):
 
     if args.prior_bias:
         set_prior_bias(model, labels)
-    if args.init_from and not resumed:
-        init_weights(model, args.init_from)
     return model
 
 
@@ -742,6 +746,33 @@ def evaluate_all(model, prefix, splits, args, device):
     return metrics, list(lines.values())
 
 
+def evaluate_start(model, split, args, device):
+    """Save the answers of the network that training begins from, as those of a model of its own."""
+    with torch.random.fork_rng(devices=[]):  # training goes on as it would without
+        probas, male = evaluate(model, split, args, device)
+    save_predictions(args, "start_", split, probas, male)
+
+
+def compare_with_start(split, args):
+    """The metric start_test_mae, of the network that training began from, and a line that says
+    whether training has brought the test answers nearer to the ages; nothing if it began anew.
+    Errors are years_off(), compared image by image."""
+    names = [f"{prefix}test_probas.npy" for prefix in ("start_", "best_" if args.valid_csv else "")]
+    known = tell_something(split.labels)
+    if RANK > 0 or not known.any() or not (args.outpath / names[0]).exists():
+        return {}, []
+    answers = [predict_labels(torch.tensor(np.load(args.outpath / name))) for name in names]
+    before, now = (years_off(split.labels, some)[known] for some in answers)
+    gain, count = before - now, len(before)
+    error = gain.std().item() / math.sqrt(count) if count > 1 else math.inf
+    gain, says = gain.mean().item(), "no difference that these images can show"
+    if abs(gain) > 2 * error:
+        says = "it has paid" if gain > 0 else "it made it worse, keep what it began from"
+    line = f"MAE before training: {before.mean():.2f} | After: {now.mean():.2f}"
+    line += f" | Gain: {gain:.2f} (standard error {error:.2f}): {says}"
+    return {"start_test_mae": before.mean().item()}, [line]
+
+
 # %% From here on: settings, files, processes, resuming, the command line [all]
 # For `uv run`, which then needs no environment; the same as requirements.txt.
 # /// script
@@ -1067,10 +1098,12 @@ TURNS = dict(zip(range(2, 9), (0, 3, 1, 5, 4, 6, 2), strict=True))
 
 def as_rgb(image):
     """The PIL image in 8-bit RGB; of 16-bit greys the upper 8 bits. Raises ValueError for floats
-    and 32-bit integers, of which nobody knows which value is white."""
+    and 32-bit integers, of which nobody knows which value is white, and for raw photos."""
     # a TIFF file in mode I has 32 bits, or a sign; PNG and PGM files in it have 16 bits
     if image.mode == "F" or image.mode == "I" and image.format == "TIFF":
         raise ValueError("floats or 32-bit integers: save it with 8 or 16 bits a channel")
+    if image.format == "TIFF" and image.tag_v2.get(0x00FE) == 1:  # as the first one in a raw photo
+        raise ValueError("a preview of the photo comes first in it: develop it to JPEG")
 
     if UPRIGHT:
         image.load()  # Pillow turns TIFF files itself, and takes the tag away
@@ -1086,7 +1119,8 @@ def as_rgb(image):
 @torch.no_grad()
 def init_weights(model, path):
     """Start from the state dict at ``path``: all of its convolutions and batch norms, which must be
-    this network's, and its output layers, of age and of gender, where they are as this one's."""
+    this network's, and its output layers where they are as this one's: of these, "age" and "gender"
+    (where there is one), which it returns, the others start anew."""
     state, parts = model.state_dict(), ("conv", "bn", "layer")
     kept = {name: tensor for name, tensor in state.items() if name.startswith(parts)}
     with reading(f"--init_from {path}:", "not the state dict of this script's network"):
@@ -1097,15 +1131,18 @@ def init_weights(model, path):
         outputs = {"gender": {}, "age": {}}
         for name in state.keys() - kept.keys():
             outputs["gender" if name.startswith("fc_gender") else "age"][name] = state[name]
+        told = []
         for what, layer in outputs.items():
             if all(name in given and given[name].shape == layer[name].shape for name in layer):
                 kept |= layer
+                told += [what] if layer else []
             else:
                 lacks = f"has no layer for {what} as this script's"
                 warn(f"--init_from {path}: {lacks}: it starts anew")
         for name, tensor in kept.items():
             if "num_batches" not in name:
                 tensor.copy_(given[name].view_as(tensor))
+    return told
 
 
 def load_pixels(splits, args, needed=0):
@@ -1364,6 +1401,7 @@ def exit_on_signal(number, args=None):
 # as anything else is, so that a kill leaves what --resume takes.
 RUN_FILES = "checkpoint.pt run.json training.log history.csv model.pt test_predictions.csv".split()
 RUN_FILES += "test_probas.npy best_model.pt best_test_predictions.csv best_test_probas.npy".split()
+RUN_FILES += "start_test_predictions.csv start_test_probas.npy".split()
 
 
 def write_file(path, write):
@@ -1396,7 +1434,8 @@ def bytes_of_run(model, splits, args):
     kinds, test = 4 if args.average else 3, splits["test"]
     answers = test.table.memory_usage(deep=True).sum() + len(test.files) * (4 * NUM_PROBAS + 50)
     best = weights + answers if args.valid_csv else 0
-    return int(2 * kinds * weights + best + answers + 10**6)
+    start = answers if args.init_from else 0
+    return int(2 * kinds * weights + best + start + answers + 10**6)
 
 
 def lack_of_room(needed, args):
