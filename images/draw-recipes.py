@@ -39,14 +39,15 @@ def read_runs(folders, parser):
 
 
 def print_table(groups):
-    print("| runs in | " + " | ".join(LOSSES.values()) + " |")
-    print("| --- " * (len(LOSSES) + 1) + "|")
+    losses = [loss for loss in LOSSES if any(loss == its for _, its in groups)]
+    print("| runs in | " + " | ".join(LOSSES[loss] for loss in losses) + " |")
+    print("| --- " * (len(losses) + 1) + "|")
     minutes_of = {}
     for (folder, _), points in groups.items():
         minutes_of.setdefault(folder, []).extend(minutes for minutes, _ in points)
     for folder in sorted(minutes_of, key=lambda folder: fmean(minutes_of[folder])):
         cells = [folder]
-        for loss in LOSSES:
+        for loss in losses:
             points = groups.get((folder, loss), [])
             minutes, errors = zip(*points, strict=True) if points else ([], [])
             told = f"{fmean(errors):.2f} after {fmean(minutes):.0f} min" if points else ""

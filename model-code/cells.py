@@ -3,7 +3,7 @@
     python model-code/cells.py                 check; a diff and exit code 1 if something differs
     python model-code/cells.py afad-coral      copy that script's cells to its sisters, then check
     python model-code/cells.py --new mine-coral --like faces-coral      a data set of your own
-    python model-code/cells.py --new faces-corn --like faces-coral      a loss of your own
+    python model-code/cells.py --new faces-rps --like faces-coral       a loss of your own
     python model-code/cells.py --new afad-corn                          of what the sisters hold
     python model-code/cells.py --new utk-coral-resnet18                 a variant of utk-coral
 
@@ -33,7 +33,7 @@ from collections import defaultdict, namedtuple
 from itertools import chain, combinations, pairwise
 from pathlib import Path
 
-LOSSES = ("ce", "coral", "ordinal")  # the paper's
+LOSSES = ("ce", "coral", "corn", "dldl", "l1", "ordinal", "sord")  # those that come along
 WORDS = "|".join(("all", "own", *LOSSES))
 # A data set named like another word of a scope could not be told from it; nor should a variant.
 NAME = re.compile(
@@ -86,7 +86,7 @@ def parse_scope(text, scripts):
     """The scope that stands in brackets; None if a word is unknown or of another kind.
 
     The names of ``scripts`` and their data sets are known, so that a misspelt one is not taken for
-    one whose files are gone; of losses the paper's too, since a data set need not have them all.
+    one whose files are gone; of losses those that come along, as a data set need not have them all.
     """
     words = {word.strip() for word in text.split(",")}
     datasets, losses = datasets_of(scripts), losses_of(scripts)

@@ -7,7 +7,7 @@
 RUN is the folder a script filled (its --outpath). Input of the file: images, uint8 (n, 3, S, S),
 n >= 1. Its outputs:
 
-    probas    float32 (n, K-1): P(y > k); of cross-entropy (n, K), probabilities of the classes
+    probas    float32 (n, K-1): P(y > k); of ce, dldl and sord (n, K), those of the classes
     age       int64 (n,), in years
     age_low   int64 (n,): with age_high the interval that predict.py gives
     age_high  int64 (n,)
@@ -50,6 +50,8 @@ except ImportError as problem:
 # What onnx 1.17 and onnxruntime 1.20 write and read, and older ones as well.
 OPSET, IR_VERSION = 17, 8
 
+OF_CLASSES = "ce", "dldl", "sord"  # losses whose probabilities are those of the classes
+LOSSES = (*OF_CLASSES, "coral", "corn", "l1", "ordinal")
 CHECKED = 256  # images whose answers are compared, and photos that int8's ranges are taken from
 MOST = 2048  # photos on which the cost of small files is measured, drawn from those given
 TOLERANCE = 1e-4  # between the probabilities of torch and ONNX Runtime
@@ -174,11 +176,12 @@ def add_backbone(op, images, network, kind):
     return op("Flatten", op("GlobalAveragePool", images))
 
 
-def add_outputs(op, features, network, loss):
-    """P(y > k), for ce probabilities of the classes, and P(male) or None, of each view.
+def add_outputs(op, features, network, script):
+    """P(y > k), for OF_CLASSES probabilities of the classes, and P(male) or None, of each view.
 
     The output layers of torch see each feature four times, times 16/49 (see ResNet34.forward), so
     their weights are added up here."""
+    loss = script.LOSS
 
     def weights(layer):
         return layer.weight.view(-1, 512, 4).sum(2) * (16 / 49)
@@ -189,12 +192,22 @@ def add_outputs(op, features, network, loss):
 
     weight = weights(network.fc)
     bias = network.linear_1_bias if loss == "coral" else network.fc.bias
-    if loss == "coral":  # for each bias, as OpenCV and quantizers take a sum that widens for a bias
+    if loss == "l1":  # what the one output is above k
+        bias = bias - torch.arange(script.NUM_PROBAS)
+    if loss in ("coral", "l1"):  # for each bias, as OpenCV and quantizers take a sum that widens
         weight = weight.expand(len(bias), -1)
     if loss == "ordinal":  # softmax of a pair is the sigmoid of its difference
         weight, bias = weight[1::2] - weight[::2], bias[1::2] - bias[::2]
     logits = linear(weight, bias)
-    probas = op("Softmax", logits, axis=1) if loss == "ce" else op("Sigmoid", logits)
+    if loss in OF_CLASSES:
+        probas = op("Softmax", logits, axis=1)
+    elif loss == "corn":  # the logarithm of a product of sigmoids
+        sums = op("CumSum", op("Softplus", op("Neg", logits)), ints(1)[0])
+        probas = op("Exp", op("Neg", sums))
+    elif loss == "l1":
+        probas = op("Clip", logits, np.float32(0), np.float32(1))
+    else:
+        probas = op("Sigmoid", logits)
     male = None
     if network.fc_gender:
         male = op("Sigmoid", linear(weights(network.fc_gender), network.fc_gender.bias))
@@ -207,16 +220,29 @@ def add_mean(op, answers, columns, views, name):
     return op("ReduceMean", answers, axes=[0], keepdims=0, name=name)
 
 
+def parts_of_mean(script):
+    """float64 (NUM_PROBAS,): by what the probabilities are multiplied in their mean."""
+    count = script.NUM_PROBAS
+    return np.arange(count, dtype=np.float64) if script.LOSS in OF_CLASSES else np.ones(count)
+
+
 def add_ages(op, probas, script):
     """Age and interval as predict_labels() and answers.interval() tell them from ``probas``.
 
     The run of classes from i to j is element (i, j) of a matrix (n, K, K)."""
     count, double = script.NUM_CLASSES, op("Cast", probas, to=TensorProto.DOUBLE)
-    if script.LOSS == "ce":
-        label, classes = op("ArgMax", probas, axis=1, keepdims=1), double
+    if script.LOSS in ("ce", "sord"):
+        label = op("ArgMax", probas, axis=1, keepdims=1)
+    elif script.LOSS in ("dldl", "l1"):  # the mean, rounded
+        mean = op("ReduceSum", op("Mul", double, parts_of_mean(script)), ints(1), keepdims=1)
+        label = op("Cast", op("Round", mean), to=TensorProto.INT64)
     else:
         above = op("Cast", op("Greater", probas, np.float32([0.5])), to=TensorProto.INT64)
         label = op("ReduceSum", above, ints(1), keepdims=1)
+
+    if script.LOSS in OF_CLASSES:
+        classes = double
+    else:
         ordered = op("TopK", double, ints(count - 1), axis=1)
         above = op("Pad", op("Pad", ordered, ints(0, 1, 0, 0), np.float64(1)), ints(0, 0, 0, 1))
         begin, end = (op("Slice", above, ints(i), ints(count + i), ints(1)) for i in (0, 1))
@@ -250,7 +276,7 @@ def build(model, kind=np.float32):
     network = copy.deepcopy(model.network).cpu().double()
     images, views = add_views(op, model)
     features = add_backbone(op, images, network, kind)
-    probas, male = add_outputs(op, features, network, script.LOSS)
+    probas, male = add_outputs(op, features, network, script)
     probas = add_mean(op, probas, script.NUM_PROBAS, views, "probas")
     add_ages(op, probas, script)
     shapes = {"probas": (TensorProto.FLOAT, ["n", script.NUM_PROBAS])}
@@ -386,9 +412,12 @@ def check_answers(found, images, model):
         refuse(f"ONNX Runtime's probabilities are {off:.1e} off those of torch: nothing written", 1)
 
     # a label may differ where the one of torch hangs by a hair
-    if model.script.LOSS == "ce":
+    if model.script.LOSS in ("ce", "sord"):
         best = probas.sort(1).values
         clear = best[:, -1] - best[:, -2] > 2 * TOLERANCE
+    elif model.script.LOSS in ("dldl", "l1"):
+        parts = torch.tensor(parts_of_mean(model.script))
+        clear = ((probas.double() @ parts) % 1 - 0.5).abs() > off * parts.sum()
     else:
         clear = ((probas - 0.5).abs() > TOLERANCE).all(1)
     due = model.script.predict_labels(probas).numpy() + model.script.YOUNGEST_AGE
@@ -418,8 +447,8 @@ def cost(found, small, ages):
 
 
 def need_known_loss(model, run):
-    if model.script.LOSS not in ("ce", "coral", "ordinal"):
-        message = "export.py knows the output layers of ce, coral and ordinal alone"
+    if model.script.LOSS not in LOSSES:
+        message = f"export.py knows the output layers of {', '.join(LOSSES)} alone"
         raise InputError(f"{run}: its loss is {model.script.LOSS!r}; {message}")
 
 

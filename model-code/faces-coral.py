@@ -167,6 +167,7 @@ RECIPES = {
     "lr":             (0.0005, 0.001, 0.0015, "learning rate; with onecycle the highest one"),
     "image_size":     (120,    64,    96,     "side of the network's input in pixels"),
     "imp_weight":     (0,      0,     0,      "1: task importance weights"),
+    "balance":        (0,      0,     0,      "1: images of rare ages weigh more"),
     "augment":        (0,      0,     1,      "data augmentation; 2: stronger, and degraded"),
     "gender":         (0,      0,     1,      "1: learn P(male) as well"),
     "gender_weight":  (1.0,    1.0,   1.0,    "of the gender cost, beside the age cost's 1"),
@@ -312,6 +313,7 @@ def train(model, splits, args, device, checkpoint=None):
     split = splits["train"]
     imp = task_importance_weights(drawn_labels(split)) if args.imp_weight else torch.ones(1)
     imp = imp.to(device)
+    balance = class_weights(drawn_labels(split)).to(device) if args.balance else None
 
     steps = math.ceil(len(split.labels) / args.batch_size)  # in an epoch
     optimizer = build_optimizer(model, args)
@@ -328,7 +330,8 @@ def train(model, splits, args, device, checkpoint=None):
         for batch in batches(split, args, device, **given):
             step = epoch * steps + batch.number
             augment_batch(batch, args, step)
-            cost = batch_cost(state.network, batch, imp, args)  # of the model, maybe shared out
+            # of the model, maybe shared out
+            cost = batch_cost(state.network, batch, imp, args, balance)
 
             optimizer.zero_grad()
             cost.backward()
@@ -344,29 +347,35 @@ def train(model, splits, args, device, checkpoint=None):
     return state
 
 
-def batch_cost(network, batch, imp, args):
+def batch_cost(network, batch, imp, args, balance=None):
     """The mean of cost_fn over all images of the batch, so that an answered task weighs the same in
     an image that leaves others unanswered, with --gender 1 plus gender_weight times that of
-    gender_cost_fn over those of known gender; of a batch that is shared out, its part."""
+    gender_cost_fn over those of known gender; of a batch that is shared out, its part. With
+    ``balance``, the class_weights, each image's age cost is multiplied by its weight."""
     with torch.autocast(batch.images.device.type, torch.bfloat16, enabled=bool(args.amp)):
         logits, gender_logits = network(batch.images)
 
-    # without mixup, lam None, mixed_costs gives cost_fn(logits, batch.labels, imp)
-    cost = mixed_costs(batch.lam, cost_fn, logits, batch.labels, imp).sum() / batch.count
+    def age_costs(logits, labels):
+        costs = cost_fn(logits, labels, imp)
+        each = "cost_fn must give a cost for each image, (n,), no mean"
+        need(costs.shape == labels.shape[:1], each)
+        return costs if balance is None else costs * mean_over_labels(balance, labels)
+
+    # without mixup, lam None, mixed_costs gives age_costs(logits, batch.labels)
+    cost = mixed_costs(batch.lam, age_costs, logits, batch.labels).sum() / batch.count
     if args.gender:
         costs = mixed_costs(batch.lam, gender_cost_fn, gender_logits, batch.genders)
         cost = cost + args.gender_weight * costs.sum() / max(batch.known_genders, 1)
     return cost
 
 
-def mixed_costs(lam, cost_of, logits, targets, *imp):
+def mixed_costs(lam, cost_of, logits, targets):
     """The images' costs (n,), with mixup ``lam`` of their own and the rest of the others'."""
     logits = logits[: len(targets)]  # without the image that has no label
-    costs = cost_of(logits, targets, *imp)
-    need(costs.shape == targets.shape[:1], "cost_fn must give a cost for each image, (n,), no mean")
+    costs = cost_of(logits, targets)
     if lam is None:
         return costs
-    return torch.lerp(cost_of(logits, targets.flip(0), *imp), costs, lam[: len(targets)])
+    return torch.lerp(cost_of(logits, targets.flip(0)), costs, lam[: len(targets)])
 
 
 def gender_cost_fn(logits, genders):
@@ -385,6 +394,35 @@ def tell_something(labels):
     """False where the age is unknown; (n,)."""
     lowest, highest = ends_of(labels)
     return (lowest > 0) | (highest < NUM_CLASSES - 1)
+
+
+def allowed_classes(labels, count=NUM_CLASSES):
+    """Which of ``count`` classes ``labels``, or ranges of them, allow; bool (n, count)."""
+    lowest, highest = (ends[:, None] for ends in ends_of(labels))
+    classes = torch.arange(count, device=labels.device)
+    return (lowest <= classes) & (classes <= highest)
+
+
+def class_counts(labels):
+    """How often each label occurs among those of ``labels`` that tell something, float64 (K,). A
+    range counts in equal parts for each of its labels; one that never occurs as 1/K of an image."""
+    allowed = allowed_classes(labels[tell_something(labels)]).double()
+    return (allowed / allowed.sum(1, keepdim=True)).sum(0).clamp(min=1 / NUM_CLASSES)
+
+
+def class_weights(labels):
+    """Of each label the inverse square root of its frequency among ``labels``, scaled so that the
+    mean over those images that tell something is 1; (K,)."""
+    weights = class_counts(labels).rsqrt()
+    known = labels[tell_something(labels)]
+    mean = mean_over_labels(weights, known).mean() if len(known) else 1.0
+    return (weights / mean).float()
+
+
+def mean_over_labels(weights, labels):
+    """Of ``weights`` (K,) each image's, (n,): of a range the mean over its labels."""
+    allowed = allowed_classes(labels).to(weights.dtype)
+    return allowed @ weights / allowed.sum(1)
 
 
 # %% Batches [all]
@@ -609,8 +647,8 @@ def compute_mae_and_mse(labels, predicted):
 
 @torch.no_grad()
 def predict_batch(model, images, flip=0, shifts=0):
-    """Probabilities (n, K-1), for ce (n, K), and P(male) (n,), nan without a gender output, of
-    images, float32 (n, 3, S, S) in [0, 1]. Test-time augmentation: the means over views, with
+    """Probabilities (n, K-1), or (n, K) of classes, and P(male) (n,), nan without a gender output,
+    of images, float32 (n, 3, S, S) in [0, 1]. Test-time augmentation: the means over views, with
     ``flip`` of the image and its mirror image, with ``shifts`` of the image moved by a pixel to
     each corner (edge repeated), of which ``flip`` mirrors the second and third."""
     views = [images, images.flip(3)] if flip else [images]
@@ -629,8 +667,9 @@ def predict_batch(model, images, flip=0, shifts=0):
 
 @torch.no_grad()
 def evaluate(model, split, args, device, training=False):
-    """Returns probabilities float32 (N, K-1), for ce (N, K), and P(male) (N,), in the CSV's row
-    order; with ``training`` of random crops, as the paper's code evaluates its training images."""
+    """Returns probabilities float32 (N, K-1), or (N, K) of classes, and P(male) (N,), in the CSV's
+    row order; with ``training`` of random crops, as the paper's code evaluates its training images.
+    """
     model.eval()
     share_weights(model)
     probas, male = torch.zeros(len(split.labels), NUM_PROBAS), torch.zeros(len(split.labels))
@@ -782,7 +821,8 @@ def compare_with_start(split, args):
 
 # %% Settings [all]
 # the rows of RECIPES that have a flag of their own
-FLAGS = "epochs batch_size lr image_size imp_weight augment gender gender_weight amp".split()
+FLAGS = "epochs batch_size lr image_size imp_weight balance augment".split()
+FLAGS += "gender gender_weight amp".split()
 PATHS = {  # option: (default, meaning)
     "train_csv": (TRAIN_CSV_PATH, "training rows"),
     "valid_csv": (VALID_CSV_PATH, "rows to choose the best epoch on"),
@@ -912,7 +952,7 @@ def parse_settings(argv, earlier=None):
         need(low <= value <= high, f"{how}: must be from {low} to {high}")
     need(
         task_importance_weights or not args.imp_weight,
-        f"--imp_weight 1: {LOSS} has no tasks to weigh; leave it out",
+        f"--imp_weight 1: {LOSS} has no task importance weights; leave it out",
     )
     # with torchrun, process i of a machine uses device i
     last = LOCAL_PROCESSES - 1 if PROCESSES > 1 and args.cuda >= 0 else args.cuda

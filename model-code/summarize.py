@@ -11,10 +11,10 @@ the learning curve is drawn. With --audit the page links to another one for each
 predict.py --report: for whom errors are larger, errors at age limits, how far probabilities hold.
 
 Runs are averaged over seeds only where all else agrees: data set, loss, task importance weights,
-the rate of CORAL's biases, gender output, epoch (the last, or the one chosen on validation), and
-every setting and data file that changes the numbers. Groups that differ in nothing but loss,
-importance weights and that rate form a comparison; losses are compared image by image only within
-one.
+class weights, the rate of CORAL's biases, gender output, epoch (the last, or the one chosen on
+validation), and every setting and data file that changes the numbers. Groups that differ in nothing
+but loss, those weights and that rate form a comparison; losses are compared image by image only
+within one.
 """
 
 import argparse
@@ -47,15 +47,19 @@ except ImportError:  # the printed tables need no plots
 # The published logs and their CSVs speak of labels, of which the lowest has this age.
 PUBLISHED_YOUNGEST_AGE = {"afad": 15, "cacd": 14, "morph2": 16, "utk": 21}
 LOSSES = {"ce": "CE", "ordinal": "OR-CNN", "coral": "CORAL"}
+LOSSES |= {"corn": "CORN", "dldl": "DLDL-v2", "sord": "SORD", "l1": "L1"}
+OURS = tuple(LOSSES)  # runs of others add theirs
+OF_CLASSES = "ce", "dldl", "sord"  # their files hold the probabilities of the classes
 COLOURS = {"ce": "#d55e00", "ordinal": "#0072b2", "coral": "#009e73"}  # told apart by all eyes
-OTHER_COLOURS = ["#cc79a7", "#e69f00", "#56b4e9", "#000000"]  # of losses that are not the paper's
+COLOURS |= {"corn": "#cc79a7", "dldl": "#e69f00", "sord": "#56b4e9", "l1": "#000000"}
+OTHER_COLOURS = ["#8c564b", "#7f7f7f", "#6a51a3", "#a6761d"]  # of variants and losses of one's own
 GENDERS = ["female", "male"]
 UTK_RACES = {"0": "White", "1": "Black", "2": "Asian", "3": "Indian", "4": "other"}
 # Settings that may differ within a group: where files lie, and what leaves the result alone. One
 # unknown here counts, so that it splits a group in sight rather than being averaged over unseen.
 NOT_COMPARED = set(
     "seed imp_weight gender outpath cuda cache_dir checkpoint_minutes log_every resume overwrite "
-    "train_csv test_csv valid_csv image_path trust_csv skip_missing bias_lr".split()
+    "train_csv test_csv valid_csv image_path trust_csv skip_missing bias_lr balance".split()
 )
 ENOUGH = 20  # images for an interval by bootstrap
 # 97.5 % points of Student's t for 1 to 10 degrees of freedom; the last also serves for more.
@@ -133,12 +137,14 @@ def read_run_json(path, notes):
 
 def variant_of(record):
     """What sets the script's runs apart from those of <data set>-<loss>.py: the third part of its
-    name, and of CORAL, and losses of one's own, which may have its biases, their rate; runs from
-    before there was a choice had 1."""
+    name, class weights, and of CORAL, and losses of one's own, which may have its biases, their
+    rate; runs from before there was a choice had 1."""
     parts = Path(record["script"]).stem.split("-")[2:]
     bias_lr = record["settings"].get("bias_lr", 1)
-    if record["loss"] not in ("ce", "ordinal") and bias_lr != 1:
+    if (record["loss"] == "coral" or record["loss"] not in OURS) and bias_lr != 1:
         parts.append(f"bias_lr {bias_lr:g}")
+    if record["settings"].get("balance"):
+        parts.append("balanced")
     return ", ".join(parts)
 
 
@@ -267,14 +273,14 @@ def read_probas(path, loss, labels, num_classes):
     CRPS, and MAE and RMSE (years) of the distribution's median and mean as the answer; all but the
     first over the images whose label is known, not nan.
 
-    The file is (images, K-1) P(y > k), or for ce (images, K) class probabilities, of a loss that is
-    not the paper's either, in float32 or float16. ``open_memmap`` reads plain arrays only, never a
+    The file is (images, K-1) P(y > k), or for OF_CLASSES (images, K) class probabilities, of a loss
+    of one's own either, in float32 or float16. ``open_memmap`` reads plain arrays only, never a
     pickle.
     """
     probas = np.lib.format.open_memmap(path, mode="r")
     half = probas.dtype == np.float16
-    own = loss not in ("ce", "ordinal", "coral")
-    of_classes = loss == "ce" or (own and probas.shape[1:] == (num_classes,))
+    own_of_classes = loss not in OURS and probas.shape[1:] == (num_classes,)
+    of_classes = loss in OF_CLASSES or own_of_classes
     expected = (len(labels), num_classes if of_classes else num_classes - 1)
     if probas.shape != expected or not (half or probas.dtype == np.float32):
         raise ValueError(f"{probas.dtype} {probas.shape}, float32 {expected} expected")
@@ -981,15 +987,16 @@ lower is better; it scores the whole distribution, and is the MAE where an age i
 are of images whose age is known; of those whose age is known as a range: MAE to range, the mean
 number of years from it to the predicted age; group accuracy, the share inside; one-off, the share
 inside or no farther than the group next to it, where the ranges are groups. Rank
-inconsistencies: mean number per image of k with P(y > k+1) > P(y > k), 0 for CE by construction;
-float16 probabilities do not tell.
+inconsistencies: mean number per image of k with P(y > k+1) > P(y > k), 0 by construction for all
+but OR-CNN and CORAL; float16 probabilities do not tell.
 MAE of median: of always answering the training images' median age. Settings: those that set a group
 apart from others like it; train, valid, test are the number of images and a checksum of CSV and
 images.""",
     "decoding": """The same probabilities answered three ways; years, mean over seeds ± sample
-standard deviation. Own rule: the most probable age for CE, the number of P(y > k) above 0.5 for
-OR-CNN and CORAL. Median and mean: of the predicted distribution, the mean not rounded, inconsistent
-P(y > k) sorted first. The median is the own rule of OR-CNN and CORAL.""",
+standard deviation. Own rule: the most probable age for CE and SORD, the mean, rounded, for DLDL-v2
+and L1, the number of P(y > k) above 0.5 for OR-CNN, CORAL and CORN. Median and mean: of the
+predicted distribution, the mean not rounded, inconsistent P(y > k) sorted first. The median is the
+own rule of OR-CNN, CORAL and CORN.""",
     "paired": """A - B: difference of the mean MAEs (years), below 0 where A is better. Over images:
 95 % interval from 2000 bootstrap resamples of the test images (20 at least), the trained networks
 being given. Over seeds: 95 % interval of a two-sample t, the test images being given; needs two

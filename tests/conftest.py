@@ -12,15 +12,16 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 MODEL_CODE = ROOT / "model-code"
-NAME = r"[a-z0-9]+-(ce|coral|ordinal)(-[a-z0-9]+)?"
+sys.path.insert(0, str(MODEL_CODE))  # the tools import modules that lie beside them
+from cells import LOSSES  # noqa: E402
+
+NAME = rf"[a-z0-9]+-({'|'.join(LOSSES)})(-[a-z0-9]+)?"
 SCRIPTS = [path for path in sorted(MODEL_CODE.glob("*.py")) if re.fullmatch(NAME, path.stem)]
 PAPER = [  # the paper's twelve among them
     MODEL_CODE / f"{dataset}-{loss}.py"
     for dataset in ("afad", "cacd", "morph2", "utk")
     for loss in ("ce", "coral", "ordinal")
 ]
-
-sys.path.insert(0, str(MODEL_CODE))  # the tools import modules that lie beside them
 
 # the tests run side by side (pyproject.toml), each on one core, and what they start as well
 os.environ.setdefault("OMP_NUM_THREADS", "1")

@@ -5,7 +5,7 @@ import subprocess
 import sys
 
 import pytest
-from conftest import PAPER, ROOT, SCRIPTS, run
+from conftest import LOSSES, PAPER, ROOT, SCRIPTS, run
 
 resource = pytest.importorskip("resource")  # not on Windows
 
@@ -238,7 +238,7 @@ def test_scopes_of_a_data_set_whose_files_are_gone(tmp_path, scope):
     said = (
         f"mine-coral.py:9 '# %% Facts [{scope}]': a scope is all, or data sets that have a script"
     )
-    assert check.stderr.startswith(f"{said} here (mine), or losses (ce, coral, ordinal), or ")
+    assert check.stderr.startswith(f"{said} here (mine), or losses ({', '.join(LOSSES)}), or ")
     assert check.stderr.endswith("write [mine]\n")
 
 
@@ -1126,7 +1126,7 @@ def test_a_new_script_has_the_line_ends_and_the_mode_of_its_sister(tmp_path):
         ),
         ("utk-focal", "utk-focal: no script has 'focal' yet: say with --like which it begins as: "),
         ("mine-focal", "mine-focal: no script has 'focal' and 'mine' yet: say with --like which "),
-        ("corn-ce --like utk-coral", "corn-ce: 'corn' would be a data set and a loss: choose "),
+        ("corn-ce --like utk-coral", "'corn-ce' is no name of a script: "),
         ("mine-utk --like utk-coral", "mine-utk: 'utk' would be a data set and a loss: choose "),
         ("mine-mine --like utk-coral", "mine-mine: 'mine' would be a data set and a loss: "),
         ("utk-ce-wide", "utk-ce-wide is a variant of utk-ce, which is not there; choose a base "),
@@ -1210,13 +1210,13 @@ def test_new_scripts_beside_the_real_ones(tmp_path):
         done = cells(tmp_path, "--new", name)
         assert (done.returncode, done.stderr) == (0, "")
         assert shared(gone.read_text()) == shared(text) and len(shared(text)) > 5
-    for call in "mine-coral --like faces-coral", "faces-corn --like faces-coral", "mine-corn":
+    for call in "mine-coral --like faces-coral", "faces-rps --like faces-coral", "mine-rps":
         done = cells(tmp_path, "--new", *call.split())
         assert (done.returncode, done.stderr) == (0, "")
-    text = (tmp_path / "mine-corn.py").read_text()
-    compile(text, "mine-corn.py", "exec")
-    assert text.count('\nDATASET = "mine"\n') == text.count('\nLOSS = "corn"\n') == 1
-    assert text.startswith('"""Age estimation on mine by corn')
+    text = (tmp_path / "mine-rps.py").read_text()
+    compile(text, "mine-rps.py", "exec")
+    assert text.count('\nDATASET = "mine"\n') == text.count('\nLOSS = "rps"\n') == 1
+    assert text.startswith('"""Age estimation on mine by rps')
 
 
 def test_copies_are_marked_as_generated():

@@ -15,12 +15,13 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from conftest import MODEL_CODE, ROOT, load
+from conftest import LOSSES, MODEL_CODE, ROOT, load
 from coral_age import answers, detect, runs
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from test_predict import contents, slow_classes, slow_interval
+from test_scripts import slow_label
 
 onnx = pytest.importorskip("onnx")
 onnxruntime = pytest.importorskip("onnxruntime")
@@ -49,6 +50,8 @@ def make_run(folder, name, size, gender=0, **views):
             layer.weight.normal_(0, 0.05)
         if script.LOSS == "coral":
             network.linear_1_bias.copy_(torch.linspace(2, -2, script.NUM_CLASSES - 1))
+        if script.LOSS == "l1":  # ages of the middle
+            network.fc.bias.fill_(20)
     folder.mkdir()
     torch.save(network.state_dict(), folder / "model.pt")
     digest = hashlib.sha256((MODEL_CODE / name).read_bytes()).hexdigest()
@@ -98,7 +101,7 @@ def ask(path, images):
 def slow_decoding(probas, loss):
     """Label and interval of one face."""
     classes = slow_classes(probas, loss)
-    label = classes.index(max(classes)) if loss == "ce" else sum(p > 0.5 for p in probas)
+    label = slow_label(loss, np.float64(probas))
     return label, *slow_interval(classes, label)[:2]
 
 
@@ -124,14 +127,15 @@ def slow_answers(script, network, images, flip, shifts):
 
 COMBINATIONS = [
     (loss, gender, size, flip, shifts)
-    for loss in ("ce", "coral", "ordinal")
+    for loss in LOSSES
     for gender in (0, 1)
     for size in (64, 120)
     for flip in (0, 1)
     for shifts in (0, 1)
 ]
 QUICK = {("ce", 1, 64, 1, 0), ("coral", 0, 120, 0, 0), ("coral", 1, 64, 1, 1)}
-QUICK |= {("ordinal", 1, 64, 0, 1), ("ordinal", 0, 64, 0, 0)}
+QUICK |= {("ordinal", 1, 64, 0, 1), ("ordinal", 0, 64, 0, 0), ("corn", 1, 64, 1, 0)}
+QUICK |= {("dldl", 0, 64, 1, 0), ("l1", 0, 64, 1, 0), ("sord", 0, 64, 0, 1)}
 
 
 @pytest.mark.parametrize(
@@ -176,7 +180,9 @@ def test_the_file_answers_as_torch(loss, gender, size, flip, shifts, tmp_path, c
 
 def decoder(loss):
     """The part of the graph that makes ages of probabilities, as a session; the script."""
-    script = load(MODEL_CODE / f"afad-{loss}.py")
+    script = load(MODEL_CODE / f"utk-{loss}.py")
+    script.NUM_CLASSES, script.YOUNGEST_AGE = 26, 15
+    script.NUM_PROBAS -= 14
     graph = SimpleNamespace(nodes=[], constants=[])
     export.add_ages(lambda *words, **more: export.add(graph, *words, **more), "probas", script)
     helper, shape = onnx.helper, ["n", script.NUM_PROBAS]
@@ -195,7 +201,7 @@ def decoder(loss):
     return onnxruntime.InferenceSession(model.SerializeToString())
 
 
-DECODERS = {loss: decoder(loss) for loss in ("ce", "ordinal")}
+DECODERS = {loss: decoder(loss) for loss in ("ce", "dldl", "l1", "ordinal")}
 
 
 def check_decoder(loss, probas):
@@ -213,9 +219,11 @@ PARTS = st.integers(0, 1024)  # of 1,024: their sums are exact, and none is 0.8
 def test_ages_of_any_probabilities(parts):
     """P(y > k) out of order, equal ones, 0, 1 and 0.5; and classes of which several are the most
     probable."""
-    check_decoder("ordinal", np.array(parts) / 1024)
+    for loss in ("ordinal", "l1"):
+        check_decoder(loss, np.array(parts) / 1024)
     cuts = np.sort(parts, axis=1)
-    check_decoder("ce", np.diff(cuts, axis=1, prepend=0, append=1024) / 1024)
+    for loss in ("ce", "dldl"):
+        check_decoder(loss, np.diff(cuts, axis=1, prepend=0, append=1024) / 1024)
 
 
 def test_ages_by_hand():
@@ -308,10 +316,12 @@ def test_at_most_some_photos_are_looked_at(run, photos, monkeypatch):
 
 # ---- Other programs
 
+GRAPHS = "ce", "coral", "corn", "l1", "ordinal"  # those of dldl and sord are ce's but for the age
 
-@pytest.mark.parametrize("loss", ["ce", "coral", "ordinal"])
+
+@pytest.mark.parametrize("loss", GRAPHS)
 def test_dynamic_quantization(loss, tmp_path):
-    """By ONNX Runtime's own function, as its guide has it; of CORAL consistent as before."""
+    """By ONNX Runtime's own function, as its guide has it; CORAL and CORN consistent as before."""
     from onnxruntime.quantization import quantize_dynamic
 
     make_run(tmp_path / "run", f"utk-{loss}.py", 64, gender=1)
@@ -321,13 +331,15 @@ def test_dynamic_quantization(loss, tmp_path):
     before, after = (ask(tmp_path / f"{name}.onnx", images) for name in ("model", "small"))
     for name in ("probas", "male"):
         assert before[name].shape == after[name].shape
-        assert np.abs(before[name] - after[name]).max() < 0.3  # of drawn weights
-    if loss == "coral":
+        assert np.abs(before[name] - after[name]).max() < (1 if loss == "l1" else 0.3)
+    if loss == "l1":  # of which a year is a step from 0 to 1: 0.5 years
+        assert np.abs(before["probas"].sum(1) - after["probas"].sum(1)).max() < 0.5
+    if loss in ("coral", "corn"):
         assert all((np.diff(found["probas"]) <= 0).all() for found in (before, after))
     shutil.rmtree(tmp_path)
 
 
-@pytest.mark.parametrize("loss", ["ce", "coral", "ordinal"])
+@pytest.mark.parametrize("loss", GRAPHS)
 def test_opencv(loss, tmp_path):
     """Its module dnn, of version 5 on, gives the answers of ONNX Runtime, of one face or some."""
     cv2 = pytest.importorskip("cv2", minversion="5.0")
@@ -457,6 +469,18 @@ def test_answers_that_differ_are_refused(run, capsys):
         with pytest.raises(SystemExit):
             export.check_answers(found | {name: values}, images, model)
         assert "nan off those of torch" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("loss", ["dldl", "l1"])
+def test_means_that_differ_are_refused(loss, tmp_path, capsys):
+    """An age that is not the rounded mean of torch's probabilities."""
+    make_run(tmp_path / "run", f"utk-{loss}.py", 64)
+    model, images = runs.load(tmp_path / "run"), faces(6, 64).numpy().astype(np.uint8)
+    found = export.answers(export.build(model).SerializeToString(), images)
+    export.check_answers(found, images, model)
+    with pytest.raises(SystemExit):
+        export.check_answers(found | {"age": found["age"] + (np.arange(6) == 5)}, images, model)
+    assert "ages are not those of torch" in capsys.readouterr().err
 
 
 def test_bad_runs(run, tmp_path, capsys):

@@ -569,7 +569,7 @@ FAST = ["--recipe=fast", "--gender=1", "--set=shifts=1"]  # answers for images m
     "dataset, loss, options",
     [("afad", loss, ["--gender=0"]) for loss in LOSSES]
     + [("morph2", loss, ["--gender=1"]) for loss in LOSSES]  # uses parts of its images
-    + [("utk", "coral", FAST)]
+    + [("utk", loss, FAST) for loss in ("coral", "corn", "dldl", "l1")]
     + [pytest.param("utk", loss, FAST, marks=pytest.mark.slow) for loss in ("ce", "ordinal")]
     + [pytest.param("cacd", loss, [], marks=pytest.mark.slow) for loss in LOSSES],
 )
@@ -622,7 +622,7 @@ def test_crops_get_the_answers_of_the_run(loss, dataset, options, backbone, tmp_
 
 def slow_classes(probas, loss):
     """Probabilities of the classes, one after the other."""
-    if loss == "ce":
+    if loss in ("ce", "dldl", "sord"):
         return [float(p) for p in probas]
     above = [1.0, *sorted((float(p) for p in probas), reverse=True), 0.0]
     return [above[k] - above[k + 1] for k in range(len(above) - 1)]

@@ -174,7 +174,7 @@ def test_the_errors_against_minutes_are_those_of_the_stored_runs(tmp_path):
     for changed, why in (
         (text.replace(test_images, "0" * 64), f"{other}: tested on other images than"),
         (text.replace('"minutes"', '"m"'), f"{other}: no folder of a finished run"),
-        (text.replace('"loss": "ce"', '"loss": "corn"'), f"{other}: corn has no colour"),
+        (text.replace('"loss": "ce"', '"loss": "rps"'), f"{other}: rps has no colour"),
     ):
         (other / "run.json").write_text(changed)
         refused = run(script, first[0], other, "--out", picture)

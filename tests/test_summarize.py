@@ -691,7 +691,7 @@ def test_crps_of_known_distributions(summarize):
 
 def of_probas(summarize, path, probas, labels, loss, dtype=np.float32):
     np.save(path, np.array(probas, dtype))
-    classes = len(probas[0]) + (loss != "ce")
+    classes = len(probas[0]) + (loss not in ("ce", "dldl", "sord"))
     return summarize.read_probas(path, loss, np.array(labels), classes)
 
 
@@ -706,6 +706,10 @@ def test_answers_of_known_distributions(summarize, tmp_path):
         ("coral", [0.75, 0.625, 0.25], 2, 1.625),
         ("ordinal", [0.25, 0.75, 0.625], 2, 1.625),  # the same, crossing
         ("coral", [0.5, 0.5, 0.25], 0, 1.25),
+        ("corn", [0.75, 0.625, 0.25], 2, 1.625),
+        ("dldl", [0.25, 0.0, 0.125, 0.625], 3, 2.125),
+        ("sord", [0.5, 0.0, 0.0, 0.5], 0, 1.5),
+        ("l1", [1.0, 1.0, 0.25], 2, 2.25),
     ]:
         known = {"median": (median, median), "mean": (mean, mean)}
         for dtype in (np.float32, np.float16):
@@ -860,12 +864,19 @@ def test_what_is_averaged(summarize, tmp_path):
     # a loss of one's own may have such biases
     own = [made(seed=6), made(seed=7, bias_lr=10.0)]
     for folder in own:
-        record = json.loads((folder / "run.json").read_text()) | {"loss": "corn"}
+        record = json.loads((folder / "run.json").read_text()) | {"loss": "rps"}
         (folder / "run.json").write_text(json.dumps(record))
     assert [key for _, _, key, _ in keys(read_all(summarize, own)[0])] == [
-        ("corn", 0, ""),
-        ("corn", 0, "bias_lr 10"),
+        ("rps", 0, ""),
+        ("rps", 0, "bias_lr 10"),
     ]
+    # with class weights it is another group of the same comparison
+    comparisons, notes = read_all(summarize, [*same, made(balance=1), made(balance=0, seed=5)])
+    assert [key for _, _, key, _ in keys(comparisons)] == [
+        ("coral", 0, ""),
+        ("coral", 0, "balanced"),
+    ]
+    assert keys(comparisons)[0][3] == [0, 1, 2, 5] and not notes
     # a former or later option that is off is none
     assert len(read_all(summarize, [*same, made(mixup=0.0, some_path=None, seed=5)])[0]) == 1
     for other in (
