@@ -29,7 +29,10 @@ from test_predict import (
     table,
 )
 
-webpage = pytest.importorskip("coral_age.webpage")
+onnx = pytest.importorskip("onnx")
+from coral_age import webpage  # noqa: E402
+from onnx import helper, numpy_helper  # noqa: E402
+
 PAGE = "http://127.0.0.1:{}/"
 
 
@@ -50,13 +53,23 @@ def faces_run(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def site(faces_run, tmp_path_factory):
-    """The folder of the page, served."""
+def package(tmp_path_factory):
+    """The npm package of ONNX Runtime Web."""
     if not shutil.which("npm"):
         pytest.skip("npm is not installed")
+    return webpage.fetch(tmp_path_factory.mktemp("npm"))
+
+
+def export(*words):
+    command = [sys.executable, MODEL_CODE / "export.py", *words]
+    return subprocess.run(command, capture_output=True, text=True)
+
+
+@pytest.fixture(scope="module")
+def site(faces_run, package, tmp_path_factory):
+    """The folder of the page, served."""
     folder = tmp_path_factory.mktemp("site") / "page"
-    command = [sys.executable, MODEL_CODE / "export.py", faces_run, folder, "--page"]
-    done = subprocess.run(command, capture_output=True, text=True)
+    done = export(faces_run, folder, "--page", "--ort", package)
     assert done.returncode == 0, done.stderr
     assert max(path.stat().st_size for path in folder.iterdir()) < 25e6
     assert sum(path.stat().st_size for path in folder.iterdir()) < 45e6
@@ -226,3 +239,55 @@ def test_without_a_network(page, site):
         (event) => done(event.violatedDirective)))"""
     both = page.evaluate(f"Promise.all([{blocked}, {sent}])")
     assert both == ["connect-src", "refused"]
+
+
+def test_one_file(browser, faces_run, package, tmp_path):  # noqa: F811
+    """All in one page, which opens from a disk and answers as the folder does."""
+    file = tmp_path / "page.html"
+    done = export(faces_run, file, "--page", "--single", "--ort", package)
+    assert done.returncode == 0, done.stderr
+    assert file.stat().st_size < 60e6
+    page = browser.new_page()
+    page.set_default_timeout(300_000)
+    page.goto(file.as_uri())
+    page.set_input_files("#files", {"name": "a.png", "mimeType": "image/png", "buffer": png(FACE)})
+    articles(page, 1)
+    [row], [face] = answers_of(page), predict.faces(predict.load(faces_run), FACE)
+    assert np.allclose(row["age_probas"], face["age_probas"], atol=0.01)
+    page.close()
+
+
+def test_weights_of_12_bits():
+    """Each weight is the nearest of 2,039 steps up and down of its channel's largest one."""
+    weights = np.random.default_rng(0).normal(size=(4, 2, 3, 3)).astype(np.float32)
+    weights[1] = 0
+    graph = helper.make_graph(
+        [helper.make_node("Conv", ["x", "w"], ["y"], pads=[1, 1, 1, 1])],
+        "one",
+        [helper.make_tensor_value_info("x", 1, ["n", 2, 3, 3])],
+        [helper.make_tensor_value_info("y", 1, ["n", 4, 3, 3])],
+        [numpy_helper.from_array(weights, "w")],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    high, low = webpage.split_weights(model)
+    assert (len(high), len(low)) == (weights.size, weights.size / 2)
+    upper = np.frombuffer(high, np.int8).astype(int)
+    nibbles = np.frombuffer(low, np.uint8).astype(int)
+    whole = 16 * upper + np.concatenate([nibbles % 16, nibbles // 16]) - 8
+    step = np.abs(weights).max((1, 2, 3), keepdims=True) / 2039
+    found = whole.reshape(weights.shape) * step
+    assert np.abs(found - weights).max() <= step.max() / 2 * 1.001
+    assert np.abs(whole).max() == 2039 and (found[1] == 0).all()
+
+
+@pytest.mark.parametrize(
+    "words, why",
+    [
+        (["x", "--single"], "--ort and --single go with --page"),
+        (["x", "--page", "--fp16", "1"], "--page takes RUN, a new FILE, --single and --ort alone"),
+        ([".", "--page"], ".: is there already; give a new name"),
+    ],
+)
+def test_refusals(words, why, faces_run, tmp_path):
+    done = export(faces_run, *words)
+    assert done.returncode == 2 and why in done.stderr and done.stderr.count("\n") == 1

@@ -20,7 +20,7 @@ from coral_age.files import MODEL_CODE
 
 ORT = "onnxruntime-web@1.30.0"  # of npm; MIT licence
 WASM = "ort-wasm-simd-threaded"
-RUNTIME = "ort.wasm.min.mjs", f"{WASM}.mjs", f"{WASM}.wasm"
+RUNTIME = "ort.wasm.bundle.min.mjs", f"{WASM}.wasm"
 PAGE = MODEL_CODE / "page"
 SCRIPTS = "index.html", "page.css", "page.js", "engine.js", "faces.js", "pixels.js", "tracks.js"
 BITS = 12  # of a weight: with 8 one age in 12 is another one, with 10 one of 300, with 12 none
@@ -48,8 +48,7 @@ def write_page(out, graph, facts, package=None):
     (out / "network.low").write_bytes(low)
     files = [f"{WASM}.wasm.gz", "detector.onnx", "network.onnx", "network.high", "network.low"]
     facts |= {"files": files, "bytes": sum((out / name).stat().st_size for name in files)}
-    facts["loader"] = RUNTIME[1]
-    facts["precache"] = [*SCRIPTS, *RUNTIME[:2], "about.json", *files]
+    facts["precache"] = [*SCRIPTS, RUNTIME[0], "about.json", *files]
     (out / "about.json").write_text(json.dumps(facts))
     digest = hashlib.sha256(b"".join((out / name).read_bytes() for name in facts["precache"]))
     text = (PAGE / "sw.js").read_text().replace('"none"', json.dumps(digest.hexdigest()[:16]))
@@ -60,29 +59,38 @@ def as_one_file(folder):
     """The text of a page that holds all files of the ``folder``, of write_page(), and may load
     nothing else, so that it opens from a disk, too."""
     facts = json.loads((folder / "about.json").read_text())
-    scripts = (
-        "pixels.js",
-        "faces.js",
-        "tracks.js",
-        *RUNTIME[:2],
-        "engine.js",
-    )  # each needs those before
-    text = (folder / "index.html").read_text()
-    style, script = (folder / "page.css").read_text(), (folder / "page.js").read_text()
+    text, script = (folder / "index.html").read_text(), (folder / "page.js").read_text()
     inside = f'<script type="application/json" id="about">{json.dumps(facts)}</script>\n'
-    for name in (*scripts, *facts["files"]):
-        content = base64.b64encode((folder / name).read_bytes()).decode()
+    files = {name: (folder / name).read_bytes() for name in facts["files"]}
+    for name, content in {"engine.js": bundle(folder).encode(), **files}.items():
+        content = base64.b64encode(content).decode()
         inside += f'<script type="text/plain" data-file="{name}">{content}</script>\n'
     policy = (
-        "default-src 'none'; script-src 'unsafe-inline' blob: 'wasm-unsafe-eval'; worker-src blob:; "
+        "default-src 'none'; script-src 'unsafe-inline' 'wasm-unsafe-eval'; worker-src blob:; "
         "connect-src data:; style-src 'unsafe-inline'; img-src blob: data:; media-src blob:"
     )
     text = re.sub('default-src [^"]*', policy, text, count=1)
-    text = text.replace('<link rel="stylesheet" href="page.css">', f"<style>\n{style}</style>")
-    return (
-        text.replace('<script type="module" src="page.js"></script>\n', "")
-        + f'{inside}<script type="module">\n{script}</script>\n'
-    )
+    style = f"<style>\n{(folder / 'page.css').read_text()}</style>"
+    text = text.replace('<link rel="stylesheet" href="page.css">', style)
+    text = text.replace('<script type="module" src="page.js"></script>\n', "")
+    return f'{text}{inside}<script type="module">\n{script}</script>\n'
+
+
+def bundle(folder):
+    """engine.js with what it imports in front of it, as a script that is no module: such may not
+    come from a page on a disk."""
+    runtime = (folder / RUNTIME[0]).read_text().replace("import.meta.url", "self.location.href")
+    runtime, names, _ = re.split(r"export\s*\{([^}]*)\};?\s*(?=//|$)", runtime, maxsplit=1)
+    pairs = [pair.split(" as ") for pair in names.split(",")]
+    made = runtime + "\nconst ort = {" + ", ".join(f"{b}: {a}" for a, b in pairs) + "}\n"
+    for name in ("pixels", "faces", "tracks", "engine"):
+        text = (folder / f"{name}.js").read_text()
+        told = re.findall(r"(?m)^export (?:async )?(?:function|const) (\w+)", text)
+        text = re.sub(r"(?m)^import \* as ort from .*\n", "", text)
+        text = re.sub(r'(?m)^import (\{[^}]*\}) from "\./(\w+)\.js"', r"const \1 = \2_js", text)
+        text = re.sub(r"(?m)^export ", "", text)
+        made += f"const {name}_js = (() => {{\n{text}\nreturn {{{', '.join(told)}}}\n}})()\n"
+    return made
 
 
 def fetch(folder):

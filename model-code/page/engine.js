@@ -1,7 +1,7 @@
 // What looks at pictures in the browser, in a thread of its own: the detector and the network, by
 // ONNX Runtime. It gets {id, kind, ...} and answers with {id, ...} or {id, error}.
 "use strict"
-import * as ort from "./ort.wasm.min.mjs"
+import * as ort from "./ort.wasm.bundle.min.mjs"
 import {cut, even, findInPhoto, prepare, squares, TURNS} from "./faces.js"
 import {picture} from "./pixels.js"
 import {lastTracks, newClip, nextPicture} from "./tracks.js"
@@ -33,11 +33,10 @@ async function unpacked(bytes) {
 }
 
 // ``given``: the files' bytes by their names, where they came with the page.
-async function start({facts, given, loader}, told) {
+async function start({facts, given}, told) {
   about = facts
   const [wasm, faces, graph, ...weights] = await load(about.files, given, (done) =>
     told({loaded: done, of: about.bytes}))
-  if (loader) ort.env.wasm.wasmPaths = {mjs: loader}
   ort.env.wasm.numThreads = 1
   ort.env.wasm.wasmBinary = await unpacked(wasm)
   ort.env.logLevel = "error"

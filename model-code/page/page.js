@@ -39,19 +39,8 @@ async function embedded() {
   return files
 }
 
-// Addresses for its scripts, in which they know each other.
-function addresses(files) {
-  const urls = {}
-  for (const [name, content] of Object.entries(files).filter(([key]) => /js$/.test(key))) {
-    const text = new TextDecoder().decode(content)
-      .replace(/from "\.\/([\w.-]+)"/g, (_, other) => `from "${urls[other]}"`)
-    urls[name] = URL.createObjectURL(new Blob([text], {type: "text/javascript"}))
-  }
-  return urls
-}
-
-function startEngine(address) {
-  engine = new Worker(address, {type: "module"})
+function startEngine(address, type) {
+  engine = new Worker(address, {type})
   engine.onmessage = ({data: {id, news, error, ...answer}}) => {
     const {done, fail, told} = calls.get(id)
     if (news) return told(news)
@@ -534,12 +523,11 @@ async function start() {
   const given = {facts}
   if (single) {
     given.given = await embedded()
-    const urls = addresses(given.given)
-    given.loader = urls[facts.loader]
-    startEngine(urls["engine.js"])
+    const script = new Blob([given.given["engine.js"]], {type: "text/javascript"})
+    startEngine(URL.createObjectURL(script), "classic")
   } else {
     navigator.serviceWorker?.register("sw.js").catch(() => {})  // without it the page needs a network
-    startEngine("engine.js")
+    startEngine("engine.js", "module")
   }
   await call("start", given, ({loaded: done, of}) => {
     if (busy) tell(`Loading the network, once: ${Math.round(done / 1e6)} of ${Math.round(of / 1e6)} MB`, done / of)
