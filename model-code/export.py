@@ -29,7 +29,7 @@ import numpy as np
 import PIL.Image
 import torch
 from coral_age import detect, errors
-from coral_age.answers import COVERAGE, NOTE, estimate, infer, prepare
+from coral_age.answers import NOTE, estimate, infer, prepare, share_due
 from coral_age.errors import EXTRAS, InputError, end_as_on_ctrl_c, say
 from coral_age.files import atomic_write
 from coral_age.runs import load
@@ -73,7 +73,11 @@ def parse_settings(argv):
         either.add_argument(f"--{name}", type=int, choices=(0, 1), default=0, help=text)
     add("--photos", type=Path, metavar="CSV", help="rows as RUN's test_csv has them, to check on")
     add("--image_path", type=Path, metavar="DIR", help="folder of the image names in that CSV")
+    held = "percent of the true ages that the interval is to hold, 50 to 99 (80)"
+    add("--interval", type=int, default=80, metavar="PERCENT", help=held)
     args = parser.parse_args(argv)
+    if not 50 <= args.interval <= 99:
+        refuse(f"--interval {args.interval}: must be from 50 to 99")
     if (args.photos is None) != (args.image_path is None):
         refuse("--photos and --image_path go together")
     if args.int8 and not args.photos:
@@ -193,10 +197,11 @@ def add_mean(op, answers, columns, views, name):
     return op("ReduceMean", answers, axes=[0], keepdims=0, name=name)
 
 
-def add_ages(op, probas, script):
+def add_ages(op, probas, model):
     """Age and interval as predict_labels() and answers.interval() tell them from ``probas``.
 
     The run of classes from i to j is element (i, j) of a matrix (n, K, K)."""
+    script = model.script
     count, double = script.NUM_CLASSES, op("Cast", probas, to=TensorProto.DOUBLE)
     if script.LOSS == "ce":
         label, classes = op("ArgMax", probas, axis=1, keepdims=1), double
@@ -216,7 +221,11 @@ def add_ages(op, probas, script):
     here = op("Unsqueeze", label, ints(2))
     inside = op("And", op("LessOrEqual", first, here), op("GreaterOrEqual", last, here))
     whole = (first == 0) & (last == count - 1)
-    enough = op("Or", op("GreaterOrEqual", held, np.float64([COVERAGE])), whole)
+    shares = np.float64([share_due(model, label) for label in range(count)])
+    due = shares[:1]
+    if model.shares is not None:
+        due = op("Unsqueeze", op("Gather", shares, label), ints(2))
+    enough = op("Or", op("GreaterOrEqual", held, due), whole)
     lengths = op("Where", op("And", inside, enough), last - first, ints(count))
     shortest = op("ReduceMin", lengths, axes=[1, 2], keepdims=1)
     held = op("Where", op("Equal", lengths, shortest), held, np.float64([-1]))
@@ -238,7 +247,7 @@ def build(model, kind=np.float32):
     features = add_backbone(op, images, network, kind)
     probas, male = add_outputs(op, features, network, script.LOSS)
     probas = add_mean(op, probas, script.NUM_PROBAS, views, "probas")
-    add_ages(op, probas, script)
+    add_ages(op, probas, model)
     shapes = {"probas": (TensorProto.FLOAT, ["n", script.NUM_PROBAS])}
     shapes |= {name: (TensorProto.INT64, ["n"]) for name in ("age", "age_low", "age_high")}
     if male:
@@ -312,7 +321,7 @@ def describe(model, precision):
         "size": str(model.size),
         "resize": str(resized(model)),
         "framing": json.dumps(framing(model)),
-        "interval_coverage": str(COVERAGE),
+        "interval_coverage": str(model.interval / 100),
         "precision": precision,
         "note": NOTE,
         "licence": model.licence or "as the photos, and any weights it was begun from, allow",
@@ -406,6 +415,7 @@ def cost(found, small, ages):
 def export(args):
     """The content of the ONNX file, checked; tells what was found."""
     model = load(args.run)
+    model.interval = args.interval
     if model.script.LOSS not in ("ce", "coral", "ordinal"):
         message = "export.py knows the output layers of ce, coral and ordinal alone"
         raise InputError(f"{args.run}: its loss is {model.script.LOSS!r}; {message}")

@@ -38,7 +38,7 @@ from urllib.parse import urlsplit
 import numpy as np
 import PIL.Image
 from coral_age import errors, media
-from coral_age.answers import COVERAGE, NOTE, sentence, words_of
+from coral_age.answers import NOTE, sentence, words_of
 from coral_age.detect import need_detector
 from coral_age.errors import InputError, end_as_on_ctrl_c, reason_of, say
 from coral_age.inputs import Sink, answer
@@ -278,7 +278,7 @@ def about(model):
         "licence": model.licence,
         "note": NOTE,
         "youngest": model.script.YOUNGEST_AGE,
-        "coverage": COVERAGE,
+        "coverage": model.interval / 100,
         "megabytes": MEGABYTES,
         "suffixes": sorted(media.known_suffixes()),
     }
@@ -366,11 +366,15 @@ def parse_settings(argv):
         help="address by which the browser reaches the page through a proxy or a forwarded port, "
         "as https://NAME; may be given several times",
     )
+    held = "percent of the true ages that the intervals are to hold, 50 to 99 (80)"
+    add("--interval", type=int, default=80, metavar="PERCENT", help=held)
     add("--port", type=int, default=7860, help="0: any that is free (7860)")
     add("--cuda", type=int, default=-1, help="CUDA device number; -1: the CPU (-1)")
     args = parser.parse_args(argv)
     if not 0 <= args.port <= 65535:
         refuse(f"--port {args.port}: must be from 0 to 65535")
+    if not 50 <= args.interval <= 99:
+        refuse(f"--interval {args.interval}: must be from 50 to 99")
     args.allow_origin = [origin.lower().rstrip("/") for origin in args.allow_origin]
     for origin in args.allow_origin:
         if not ORIGIN.fullmatch(origin):
@@ -382,6 +386,7 @@ def serve(server, args):
     """Load the model, print where the page is, and serve until a signal."""
     need_detector()
     server.model = load(args.run, cuda=args.cuda)
+    server.model.interval = args.interval
     faces(server.model, np.zeros((64, 64, 3), np.uint8))  # the first one is slow
     facts, (host, port) = about(server.model), server.server_address[:2]
     if not ipaddress.ip_address(host).is_loopback:

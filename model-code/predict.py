@@ -316,7 +316,7 @@ def job_of(args, model):
     def digest(path):
         return hashlib.sha256(Path(path).read_bytes()).hexdigest() if path else None
 
-    names = "crops", "every", "min_score", "megapixels", "format", "part"
+    names = "crops", "every", "min_score", "megapixels", "interval", "format", "part"
     files = {"weights": model.weights, "boxes": args.boxes, "labels": args.labels}
     return {n: getattr(args, n) for n in names} | {n: digest(path) for n, path in files.items()}
 
@@ -361,6 +361,7 @@ def run(args, stdout):
     paths, notes, unread, known, search = checked(args)
     given = {"weights": args.weights, "script": args.script, "image_size": args.image_size or 120}
     model = load(args.run, **given, cuda=args.cuda)
+    model.interval = args.interval
     if known is not None:
         try:
             labels.check_labels(known, paths, map(load_script, SCRIPTS))

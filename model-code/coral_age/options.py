@@ -6,7 +6,7 @@ from coral_age import detect
 from coral_age.runs import SCRIPTS
 
 RANGES = {"every": (1, 10**9), "batch_size": (1, 10**6), "megapixels": (0.1, 50)}
-RANGES |= {"min_score": (0.01, 1), "image_size": (32, 1024)}
+RANGES |= {"min_score": (0.01, 1), "image_size": (32, 1024), "interval": (50, 99)}
 
 
 def parse_options(parser, argv, **ranges):
@@ -25,6 +25,8 @@ def parse_options(parser, argv, **ranges):
     add("--min_score", type=float, default=score, help=lowest)
     add("--megapixels", type=float, default=size, help=f"{larger} ({size})")
     add("--every", type=int, default=1, metavar="N", help="look at every Nth frame of a video (1)")
+    held = "percent of the true ages that the intervals are to hold, 50 to 99 (80)"
+    add("--interval", type=int, default=80, metavar="PERCENT", help=held)
     add("--batch_size", type=int, default=16, help="faces that the network sees at once (16)")
     args = parser.parse_intermixed_args(argv)
     for name, (low, high) in (RANGES | ranges).items():

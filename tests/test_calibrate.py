@@ -1,0 +1,528 @@
+"""calibrate.py: fits beside slow computations and known laws, what its intervals hold on other
+rows, and run folders before and after."""
+
+import functools
+import json
+import math
+import shutil
+from types import SimpleNamespace
+
+import conftest
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from conftest import MODEL_CODE, ROOT, first_rows, load
+from coral_age import answers, calibration, runs
+from test_predict import slow_interval
+
+calibrate = load(MODEL_CODE / "calibrate.py")
+predict = load(MODEL_CODE / "predict.py")
+refused = functools.partial(conftest.refused, calibrate, begins="calibrate.py: error: ")
+
+
+def sigmoid(x):
+    return 1 / (1 + np.exp(-x))
+
+
+# ---- The fit
+def slow_cost(scale, shifts, logits, ends, layer):
+    """What fit() makes as small as it can be, term by term."""
+    total = (math.log(scale) / 0.5) ** 2 / 2
+    total += sum(calibration.FREE[layer] * d**2 / 2 for d in shifts)
+    for a, b, c in zip(shifts, shifts[1:], shifts[2:], strict=False):
+        total += 300 * (a - 2 * b + c) ** 2 / 2
+    for row, (low, high) in zip(logits, ends, strict=True):
+        moved = [scale * x + d for x, d in zip(row, shifts, strict=True)]
+        above = [1, *(1 / (1 + math.exp(-x)) for x in moved), 0]
+        if layer == "classes":
+            odds = [math.exp(x) for x in moved]
+            total -= math.log(sum(odds[low : high + 1]) / sum(odds))
+        elif layer == "biases":
+            total -= math.log(above[low] - above[high + 1])
+        else:
+            total -= sum(math.log(p) for k, p in enumerate(above[1:-1]) if low > k)
+            total -= sum(math.log(1 - p) for k, p in enumerate(above[1:-1]) if high <= k)
+    return total
+
+
+LAYERS = ["biases", "pairs", "classes"]
+
+
+@pytest.mark.parametrize("layer", LAYERS)
+def test_no_other_fit_is_better(layer):
+    """Every scale and shift a bit lower or higher costs more; some labels are ranges. (The cost is
+    convex but for the scale's prior, so this is the lowest there is.)"""
+    rng = np.random.default_rng(1)
+    count = 6 if layer == "classes" else 5
+    logits = rng.normal(0, 2, (40, 1)) + np.linspace(2, -2, count)
+    if layer != "biases":
+        logits = logits + rng.normal(0, 1, logits.shape)
+    lowest = rng.integers(0, 6, 40)
+    highest = np.minimum(lowest + rng.integers(0, 3, 40), 5)
+    ends = np.stack([lowest, highest], 1).tolist()
+    scale, shifts = calibration.fit(logits, lowest, highest, layer)
+    best = slow_cost(scale, shifts, logits, ends, layer)
+    assert best < slow_cost(1, 0 * shifts, logits, ends, layer) - 1
+    for step in (-0.003, 0.003):
+        assert slow_cost(scale + step, shifts, logits, ends, layer) > best
+        for k in range(count):
+            other = shifts + step * (np.arange(count) == k)
+            assert slow_cost(scale, other, logits, ends, layer) > best
+
+
+@pytest.mark.parametrize("layer", LAYERS)
+def test_few_photos_change_little(layer):
+    """The same photos ten times over move the fit farther from the old layer."""
+    rng = np.random.default_rng(3)
+    logits = rng.normal(0, 2, (40, 1)) + np.linspace(3, -3, 9)
+    labels = rng.integers(0, 9, 40)
+    few = calibration.fit(logits, labels, labels, layer)
+    many = calibration.fit(np.tile(logits, (10, 1)), *[np.tile(labels, 10)] * 2, layer)
+
+    def distance(scale, shifts):
+        bends = np.diff(shifts, 2)
+        free = calibration.FREE[layer]
+        return 4 * math.log(scale) ** 2 + free * (shifts**2).sum() + 300 * (bends**2).sum()
+
+    assert 0 < distance(*few) < distance(*many)
+
+
+def model_of(loss="coral", count=61, **more):
+    """What calibration asks of a model: a script of ages from 10 on, and a network's layers."""
+    script = SimpleNamespace(
+        LOSS=loss,
+        YOUNGEST_AGE=10,
+        NUM_CLASSES=count,
+        NUM_PROBAS=count - (loss not in ("ce",)),
+        predict_labels=lambda p: p.argmax(1) if p.shape[1] == count else (p > 0.5).sum(1),
+    )
+    return SimpleNamespace(script=script, interval=80, shares=None, **more)
+
+
+def drawn(count, rng, wide=lambda age: 3 + age / 8):
+    """Answers of CORAL for photos whose true labels have the mean m of a score's photo and the
+    deviation ``wide`` of it: P(y > k) of a network that is too unsure by half and 3 years off; the
+    biases, and the labels."""
+    means = rng.uniform(5, 50, count)
+    labels = np.round(rng.normal(means, wide(means))).clip(0, 60).astype(int)
+    biases = (29.5 - np.arange(60)) / 7
+    scores = (means + 3 - 29.5) / 7
+    return sigmoid(scores[:, None] + biases), biases, labels
+
+
+def rows_of(labels):
+    return SimpleNamespace(lowest=labels, highest=labels)
+
+
+def with_biases(biases):
+    return SimpleNamespace(linear_1_bias=torch.tensor(biases))
+
+
+def test_a_known_law_is_found():
+    """Labels drawn from P(y > k) = s(1.8 x + d_k), d a line: these are found, and P within 0.02."""
+    rng = np.random.default_rng(2)
+    biases = (29.5 - np.arange(60)) / 7
+    x = rng.uniform(-3, 3, 4000)[:, None] + biases
+    shifts = 0.5 - np.arange(60) / 40
+    due = sigmoid(1.8 * x + shifts)
+    labels = (rng.uniform(size=(4000, 1)) < due).sum(1)
+    scale, found = calibration.fit(x, labels, labels, "biases")
+    assert scale == pytest.approx(1.8, abs=0.08)
+    assert np.abs(sigmoid(scale * x + found) - due).max() < 0.05
+    assert np.abs(sigmoid(scale * x + found) - due).mean() < 0.01
+
+
+def test_heaped_biases_are_smoothed():
+    """Steps between biases that are three times as wide at each fifth age become even from 20 on;
+    their sum stays, and those of children, whose ages are exact, stay as they are."""
+    steps = np.where(np.arange(1, 80) % 5, 0.1, 0.3)
+    biases = 4 - np.concatenate([[0], np.cumsum(steps)])
+    found = -np.diff(calibration.smoothed(biases, youngest=0))
+    assert (found > 0).all()
+    assert found[30:60].max() / found[30:60].min() < 1.15
+    assert found.sum() == pytest.approx(steps.sum(), rel=0.02)
+    np.testing.assert_allclose(found[:2], steps[:2], atol=0.02)
+
+
+def test_the_score_of_averaged_answers():
+    """Of P(y > k), and of the mean over two views that differ by 0.2."""
+    biases = np.linspace(4, -4, 60)
+    model = model_of(network=with_biases(biases))
+    smooth = calibration.smoothed(biases, 10)
+    for views in ([0.7], [0.6, 0.8]):
+        probas = np.mean([sigmoid(x + biases) for x in views], 0)[None]
+        found = calibration.logits_of(probas.astype(np.float32), model) - smooth
+        np.testing.assert_allclose(found, np.full((1, 60), 0.7), atol=0.005)
+
+
+# ---- Intervals
+def test_enough():
+    """An age is inside an interval that must hold more than that, and outside one of just that."""
+    rng = np.random.default_rng(4)
+    classes = rng.dirichlet(np.ones(7) / 2, 20)
+    labels = rng.integers(0, 7, 20)
+    found = calibration.enough(classes, labels)
+    for i, age in np.ndindex(found.shape):
+        for share in np.linspace(0.01, 0.99, 50):
+            first, last, _ = answers.interval(classes[i], labels[i], share)
+            assert first <= age <= last or share <= found[i, age]
+        first, last, _ = answers.interval(classes[i], labels[i], found[i, age])
+        assert (first <= age <= last) == (age == labels[i])
+
+
+def test_a_table_by_hand():
+    """Ten photos answered 2 of 0..4 with P = 0.1 0.2 0.4 0.2 0.1; true are 2 (six times), 1 (three
+    times) and 0. An interval of 50 % is 2 alone; of 70 %, which is 8 of 11, it must hold 1 as well:
+    more than the 0.4 of 2 alone; of 90 % and more 0 as well: more than the 0.8 of 1 to 3, and of
+    the 0.9 of 1 to 4 or 0 to 3, of which the first is taken."""
+    classes = np.tile([0.1, 0.2, 0.4, 0.2, 0.1], (10, 1))
+    labels = np.full(10, 2)
+    true = np.array([2] * 6 + [1] * 3 + [0])
+    table = calibration.table(classes, labels, rows_of(true))
+    due = dict(zip(answers.LEVELS, table[:, 2], strict=True))
+    inside = {}
+    for level, share in due.items():
+        inside[level] = answers.interval(classes[0], 2, share)[:2]
+    assert inside[50] == (2, 2)
+    assert inside[60][0] == inside[70][0] == inside[80][0] == 1
+    assert inside[90][0] == inside[99][0] == 0
+
+
+def test_intervals_hold_what_they_say():
+    """On other photos, drawn from the same law, whose deviation grows with age: 2 points overall,
+    5 by decade of the answer; the model's own, before, hold far more, or far less."""
+    rng = np.random.default_rng(5)
+    probas, biases, labels = drawn(3000, rng)
+    model = model_of(network=with_biases(biases))
+    found = calibration.fitted(probas, rows_of(labels), model)
+    probas, _, labels = drawn(6000, rng)
+    due = [0.8] * 6000
+    before = calibration.figures(probas, due, rows_of(labels), model)
+    new = calibration.applied(found, probas, model)
+    predicted = calibration.classes_of(new, model)[1]
+    for level in (50, 80, 90, 95):
+        due = found.shares[answers.LEVELS.index(level), predicted]
+        after = calibration.figures(new, due, rows_of(labels), model)
+        assert after["interval_holds"] == pytest.approx(level / 100, abs=0.02)
+        for decade in after["by_predicted_age"].values():
+            if decade["photos"] > 300:
+                assert decade["interval_holds"] == pytest.approx(level / 100, abs=0.05)
+        if level == 80:
+            assert after["mae"] < before["mae"] - 0.3
+            assert abs(after["too_old_by"]) < 0.3 < before["too_old_by"]
+            assert after["over_18_off"] < 0.02 < before["over_18_off"]
+            assert after["interval_years"] < before["interval_years"]
+
+
+def test_few_photos_have_one_number_for_all_ages():
+    probas, biases, labels = drawn(calibration.NEAREST, np.random.default_rng(6))
+    found = calibration.fitted(probas, rows_of(labels), model_of(network=with_biases(biases)))
+    assert np.ptp(found.shares, axis=1).max() == 0
+    assert (np.diff(found.shares[:, 0]) > 0).all()
+
+
+# ---- Figures
+def test_figures_by_hand():
+    """Three photos of classes 10 to 13 years: of one the label is a range."""
+    model = model_of(count=4)
+    probas = np.array([[0.9, 0.6, 0.1], [0.4, 0.2, 0.1], [0.9, 0.9, 0.8]])  # answers 12, 10, 13
+    rows = SimpleNamespace(lowest=np.array([1, 0, 1]), highest=np.array([1, 0, 2]))
+    found = calibration.figures(probas, [0.5, 0.5, 0.9], rows, model)
+    assert found["mae"] == pytest.approx((1 + 0 + 1) / 3)
+    assert found["too_old_by"] == pytest.approx((1 + 0 + 1) / 3)
+    logs = [math.log(0.3), math.log(0.6), math.log(0.1)]
+    assert found["log_loss"] == pytest.approx(-sum(logs) / 3)
+    # 12 alone holds 0.5, 10 alone 0.6; of the third 13 alone holds 0.8, 12 and 13 hold 0.9
+    assert found["interval_years"] == pytest.approx((0 + 0 + 1) / 3)
+    # and all of the range 11 to 12 that is likely: 11 has probability 0
+    assert found["interval_holds"] == pytest.approx((0 + 1 + 1) / 3)
+    assert "over_18_off" not in found
+    assert found["by_true_age"].keys() == {"10-19"}
+
+
+def test_calibration_error():
+    """0.2 and 0.2 where one of two is right: 0.3 off; 0.9 where it is: 0.1."""
+    probas, right = np.array([0.2, 0.2, 0.9]), np.array([True, False, True])
+    assert calibration.calibration_error(probas, right) == pytest.approx((2 * 0.3 + 0.1) / 3)
+
+
+# ---- Run folders
+@pytest.fixture(scope="module")
+def runs_of(tmp_path_factory):
+    """{loss: a run} of utk's scripts, with genders, and 40 test rows."""
+    folder, found = tmp_path_factory.mktemp("runs"), {}
+    rows = first_rows("utk", folder, train=16, test=40)
+    for loss in ("coral", "ordinal", "ce"):
+        found[loss] = folder / loss
+        words = [*rows, "--recipe=fast", "--image_size=33", "--gender=1", "--epochs=1", "--seed=1"]
+        words += ["--batch_size=4", "--lr=0.003", f"--outpath={folder / loss}"]
+        load(MODEL_CODE / f"utk-{loss}.py").main(words)
+    return found
+
+
+def calibrated(run, out, *words):
+    calibrate.main([str(run), *map(str, words), "--outpath", str(out)])
+    return json.loads((out / "run.json").read_text())
+
+
+def weights(run, name="model.pt"):
+    return torch.load(run / name, weights_only=True)
+
+
+@pytest.mark.parametrize("loss", ["coral", "ordinal", "ce"])
+def test_a_run(loss, runs_of, tmp_path, capsys):
+    """The network stays; with the new layer it answers as calibration.applied() says; the answers
+    stored are those of fits to other rows, and the figures are theirs."""
+    run, out = runs_of[loss], tmp_path / "new"
+    facts = calibrated(run, out)
+    shown = capsys.readouterr().out
+    old, new = weights(run), weights(out)
+    layer = {name for name in old if not torch.equal(old[name], new[name])}
+    assert layer == {"fc.weight", "linear_1_bias" if loss == "coral" else "fc.bias"}
+    assert all(old[name].dtype == new[name].dtype for name in old)
+
+    model, before = runs.load(out), runs.load(run)
+    features = torch.rand(50, 2048) / 20  # whose probabilities are none that float32 rounds to 1
+    with torch.no_grad():
+        one, two = (
+            m.script.compute_probas(m.script.age_logits(m.network, features))
+            for m in (before, model)
+        )
+    found = SimpleNamespace(scale=facts["calibration"]["scale"], shifts=None)
+    stored = np.load(run / "test_probas.npy")
+    table = pd.read_csv(run / "test_predictions.csv")
+    known = rows_of(table["true_age"].to_numpy() - 21)
+    found = calibration.fitted(stored, known, before)
+    assert found.scale == facts["calibration"]["scale"]
+    due = calibration.applied(found, one.numpy(), before)
+    np.testing.assert_allclose(two, due, atol=2e-4)
+
+    by_others = calibration.by_folds(stored, known, before)[0]
+    np.testing.assert_array_equal(np.load(out / "test_probas.npy"), by_others)
+    told = pd.read_csv(out / "test_predictions.csv")
+    mae = np.abs(told["predicted_age"] - told["true_age"]).mean()
+    assert facts["metrics"]["test_mae"] == pytest.approx(mae)
+    assert facts["calibration"]["after"]["mae"] == pytest.approx(mae)
+    assert (
+        facts["metrics"]["test_gender_accuracy"]
+        == json.loads((run / "run.json").read_text())["metrics"]["test_gender_accuracy"]
+    )
+    assert told.drop(columns="predicted_age").equals(table.drop(columns="predicted_age"))
+    assert facts["status"] == "finished" and facts["calibration"]["before"]["photos"] == 40
+    assert facts["calibrated_from"] == calibrate.digest_of(run / "model.pt")
+    assert f"MAE (years){facts['calibration']['before']['mae']:26.2f} " in shown
+    assert shown in (out / "training.log").read_text()
+    np.testing.assert_array_equal(model.shares, found.shares)
+    assert before.shares is None
+
+
+def test_predict_with_an_interval(runs_of, tmp_path, capsys):
+    """--interval: of a run without a table that share of the probability, of a calibrated one what
+    its table says; in predictions.json, on the page and in a program as well."""
+    out = tmp_path / "new"
+    calibrated(runs_of["coral"], out)
+    images = sorted((ROOT / "datasets/sample/utk/images").glob("*.jpg"))[:6]
+    words = ["--crops", "--no_draw", *map(str, images)]
+    for run, level in ((runs_of["coral"], 50), (runs_of["coral"], 93), (out, 50), (out, 93)):
+        told = tmp_path / f"{run.name}{level}"
+        given = ["--run", str(run), "--interval", str(level), "--out", str(told)]
+        assert predict.main([*words, *given]) == 0
+        facts = json.loads((told / "predictions.json").read_text())
+        assert facts["model"]["interval_coverage"] == level / 100
+        assert facts["model"].get("interval_calibrated", False) == (run == out)
+        model = runs.load(run)
+        model.interval = level
+        faces = [some[0] for some in predict.faces(model, images, crops=True)]
+        for row, face in zip(facts["faces"], faces, strict=True):
+            label, classes = row["age"] - 21, face["age_probas"]
+            share = level / 100
+            if run == out:  # 93 lies between 90 and 95
+                below, above = (model.shares[answers.LEVELS.index(p), label] for p in (90, 95))
+                share = model.shares[0, label] if level == 50 else 0.4 * below + 0.6 * above
+            first, last, _ = slow_interval(classes, label, share)
+            assert [row["age_low"], row["age_high"]] == [first + 21, last + 21]
+            assert face["age_low"] == first + 21 and face["age_high"] == last + 21
+    assert load(MODEL_CODE / "page.py").about(model)["coverage"] == 0.93
+    capsys.readouterr()
+    for number in ("49", "100"):
+        with pytest.raises(SystemExit) as end:
+            predict.main([*words, "--interval", number])
+        assert end.value.code == 2
+        assert f"--interval {number}: must be from 50 to 99" in capsys.readouterr().err
+
+
+def test_the_other_tools_take_it(runs_of, tmp_path, capsys):
+    """summarize.py tells it apart from its run; average.py and --init_from take it; it can be
+    calibrated again."""
+    run, out = runs_of["coral"], tmp_path / "new"
+    calibrated(run, out)
+    capsys.readouterr()
+    load(MODEL_CODE / "summarize.py").main([str(run), str(out)])
+    name = f"calibrated_from {calibrate.digest_of(run / 'model.pt')[:8]}"
+    assert f"| {name} | CORAL | 1 |" in capsys.readouterr().out
+    rows = first_rows("utk", tmp_path, train=6, test=4)
+    for start in (run, out):
+        words = [*rows, "--recipe=fast", "--image_size=33", "--gender=1", "--epochs=1", "--seed=1"]
+        tuned, mean = (tmp_path / f"{start.name}-{name}" for name in ("tuned", "mean"))
+        words += [f"--init_from={start / 'model.pt'}", f"--outpath={tuned}"]
+        load(MODEL_CODE / "utk-coral.py").main(words)
+        load(MODEL_CODE / "average.py").main([str(out), str(tuned), f"--outpath={mean}"])
+        bias = [weights(folder)["linear_1_bias"] for folder in (out, tuned, mean)]
+        np.testing.assert_allclose(bias[2], (bias[0] + bias[1]) / 2, rtol=1e-5)
+    again = calibrated(out, tmp_path / "again")
+    assert again["calibrated_from"] == calibrate.digest_of(out / "model.pt")
+
+
+def test_as_onnx(runs_of, tmp_path):
+    """export.py compares the file's ages and intervals with predict.py's."""
+    pytest.importorskip("onnxruntime")
+    export = load(MODEL_CODE / "export.py")
+    calibrated(runs_of["coral"], tmp_path / "new")
+    file = tmp_path / "model.onnx"
+    export.main([str(tmp_path / "new"), str(file), "--interval", "90"])
+    facts = {prop.key: prop.value for prop in export.onnx.load(file).metadata_props}
+    assert facts["interval_coverage"] == "0.9"
+    kinds = {node.op_type for node in export.onnx.load(file).graph.node}
+    assert "Gather" in kinds
+
+
+def test_photos_with_labels(runs_of, tmp_path, capsys):
+    """The test rows' photos, as crops with their ages, give what their stored answers give; the
+    stored answers are those of the calibrated network."""
+    run = runs_of["coral"]
+    table = pd.read_csv(run / "test_predictions.csv")
+    ages = pd.DataFrame({"file": table["path"], "age": table["true_age"]})
+    ages.to_csv(tmp_path / "ages.csv", index=False)
+    images = ["--labels", tmp_path / "ages.csv", "--images", ROOT / "datasets/sample/utk/images"]
+    told = [
+        calibrated(run, tmp_path / "one", *images, "--crops"),
+        calibrated(run, tmp_path / "two"),
+    ]
+    one, two = (facts["calibration"] for facts in told)
+    assert one["scale"] == pytest.approx(two["scale"], rel=1e-3)
+    assert one["before"]["mae"] == pytest.approx(two["before"]["mae"], abs=0.06)
+    assert one["rows"] == "ages.csv" and two["rows"] == "test_predictions.csv"
+    assert one["rows_sha256"] == calibrate.digest_of(tmp_path / "ages.csv")
+    found = np.load(tmp_path / "one" / "test_probas.npy")
+    assert np.abs(found - np.load(run / "test_probas.npy")).max() > 0.01
+
+
+def test_the_best_epochs_answers(runs_of, tmp_path):
+    """Of a run with validation: these are calibrated, and stand in model.pt."""
+    run = tmp_path / "run"
+    shutil.copytree(runs_of["coral"], run)
+    for name in ("model.pt", "test_predictions.csv", "test_probas.npy"):
+        shutil.copy(run / name, run / f"best_{name}")
+    np.save(run / "test_probas.npy", np.zeros((40, 39), np.float32))
+    state = weights(run)
+    state["conv1.weight"] = state["conv1.weight"] + 1
+    torch.save(state, run / "model.pt")
+    facts = calibrated(run, tmp_path / "new")
+    assert torch.equal(
+        weights(tmp_path / "new")["conv1.weight"], weights(run, "best_model.pt")["conv1.weight"]
+    )
+    same = calibrated(runs_of["coral"], tmp_path / "same")
+    assert facts["calibration"]["scale"] == same["calibration"]["scale"]
+    assert not (tmp_path / "new" / "best_model.pt").exists()
+
+
+def test_a_loss_whose_layer_is_unknown(runs_of, tmp_path, monkeypatch, capsys):
+    """Its answers stay, its intervals are calibrated."""
+    monkeypatch.setattr(calibration, "LAYERS", {})
+    facts = calibrated(runs_of["ordinal"], tmp_path / "new")
+    err = capsys.readouterr().err
+    assert "no output layer of the loss 'ordinal' can be fitted again: answers stay" in err
+    old, new = weights(runs_of["ordinal"]), weights(tmp_path / "new")
+    assert all(torch.equal(old[name], new[name]) for name in old)
+    assert facts["calibration"]["scale"] is None
+    assert runs.load(tmp_path / "new").shares.shape == (7, 40)
+
+
+# ---- Refusals
+def labels_in(tmp_path, ages, name="ages.csv"):
+    """A CSV of the sample's photos with these ages, and the options that name them."""
+    files = sorted(path.name for path in (ROOT / "datasets/sample/utk/images").glob("*.jpg"))
+    frame = pd.DataFrame({"file": files[: len(ages)], "age": ages})
+    frame.to_csv(tmp_path / name, index=False)
+    return ["--labels", tmp_path / name, "--images", ROOT / "datasets/sample/utk/images", "--crops"]
+
+
+def test_refusals(runs_of, tmp_path, capsys):
+    """One line, and nothing is written."""
+    run, out = runs_of["coral"], ["--outpath", tmp_path / "new"]
+
+    def told(*words):
+        return refused(capsys, run, *words, *out)
+
+    csv = tmp_path / "ages.csv"
+    assert f"{csv}: 3 photos with an age and a face are there; a calibration takes 30" in told(
+        *labels_in(tmp_path, [20, 30, 40])
+    )
+    assert f"{csv}: all 40 photos have the age 30; a calibration takes photos of many" in told(
+        *labels_in(tmp_path, [30] * 40)
+    )
+    assert "all 40 photos have the age 30 and 40-49; " in told(
+        *labels_in(tmp_path, [30] * 20 + ["40-49"] * 20)
+    )
+    assert "3 photos with an age" in told(*labels_in(tmp_path, [30, 31, 32, *[""] * 40]))
+    assert f"{csv}: row 2: age 'old': give years" in told(*labels_in(tmp_path, [30, "old"]))
+    (tmp_path / "wrong.csv").write_text("name,years\na.jpg,3\n")
+    assert "wrong.csv: has no column 'file'" in told("--labels", tmp_path / "wrong.csv")
+    (tmp_path / "binary.csv").write_bytes(b"\xff\xfe\x00" * 9)
+    assert "binary.csv" in told("--labels", tmp_path / "binary.csv", *labels_in(tmp_path, [1])[2:])
+    assert "none.csv" in told("--labels", tmp_path / "none.csv")
+    assert "no image or video in this folder" in told(*labels_in(tmp_path, [30] * 40)[:2])
+    (tmp_path / "photos").mkdir()
+    shutil.copy(
+        next((ROOT / "datasets/sample/utk/images").glob("*.jpg")), tmp_path / "photos/other.jpg"
+    )
+    words = [*labels_in(tmp_path, list(range(21, 61)))[:2], "--images", tmp_path / "photos"]
+    assert f"{csv}: no file in it is the end of an input's path" in told(*words, "--crops")
+    assert "--images and --crops go with --labels" in told("--crops")
+    assert "no such file" in told("--labels", csv, "--images", tmp_path / "nowhere")
+    assert not (tmp_path / "new").exists()
+
+
+def test_runs_that_cannot_be_calibrated(runs_of, tmp_path, capsys):
+    out = ["--outpath", tmp_path / "new"]
+    run = tmp_path / "run"
+    shutil.copytree(runs_of["coral"], run)
+    np.save(run / "test_probas.npy", np.zeros((3, 39), np.float32))
+    assert "test_probas.npy: no probabilities of the shape (40, 39)" in refused(capsys, run, *out)
+    (run / "test_probas.npy").write_bytes(b"")
+    assert "damaged" in refused(capsys, run, *out)
+    (run / "test_probas.npy").unlink()
+    assert f"{run}: holds no answers for test rows; give --labels" in refused(capsys, run, *out)
+    assert "no run.json" in refused(capsys, tmp_path / "nothing", *out)
+    assert not (tmp_path / "new").exists()
+    before = (run / "model.pt").read_bytes()
+    err = refused(capsys, runs_of["ce"], "--outpath", run)
+    assert f"--outpath {run} holds a run (run.json); give a new folder" in err
+    assert (run / "model.pt").read_bytes() == before
+
+
+@pytest.mark.parametrize("table", [[], {"50": [0.5]}, {"50": "x"}, 3])
+def test_a_damaged_table(table, runs_of, tmp_path, capsys):
+    shutil.copytree(runs_of["coral"], tmp_path / "run")
+    facts = json.loads((tmp_path / "run" / "run.json").read_text())
+    (tmp_path / "run" / "run.json").write_text(json.dumps(facts | {"intervals": table}))
+    with pytest.raises(runs.InputError, match="its intervals are no 40 numbers from 0 to 1"):
+        runs.load(tmp_path / "run")
+
+
+def test_photos_that_are_left_out(runs_of, tmp_path, capsys):
+    """Of ages that the model does not know, that are no images, that are not there."""
+    words = labels_in(tmp_path, [*range(21, 58), 12, "61-70", 75])
+    folder = tmp_path / "photos"
+    shutil.copytree(ROOT / "datasets/sample/utk/images", folder)
+    files = pd.read_csv(tmp_path / "ages.csv")["file"]
+    (folder / files[0]).write_bytes(b"Dear reader,")
+    (folder / files[1]).unlink()
+    words[3] = folder
+    facts = calibrated(runs_of["coral"], tmp_path / "new", *words)
+    err = capsys.readouterr().err
+    assert f"1 of 40 photos are not in {folder}, as {files[1]}" in err
+    assert f"{folder / files[0]}: " in err and "left out" in err
+    assert "3 photos are of ages outside the model's, 21 to 60; left out" in err
+    assert facts["calibration"]["before"]["photos"] == 35
