@@ -275,6 +275,9 @@ def calibrate(args):
     by_others, shares = calibration.by_folds(probas, known, model)
     after = calibration.figures(by_others, shares, known, model)
     found = calibration.fitted(probas, known, model)
+    if np.median(found.shares[LEVELS.index(80)]) == 1:
+        what = "give most true ages no probability at all: intervals can't be calibrated"
+        raise InputError(f"{args.run}: its answers (loss {script.LOSS!r}) {what}")
 
     with script.locked(args.outpath):
         check_outpath(args, script)
@@ -295,8 +298,8 @@ def calibrate(args):
         facts |= {"metrics": scores, "status": "finished"}
         facts["minutes"] += (time.monotonic() - began) / 60
         script.write_facts(args, facts)
-    if after["log_loss"] > before["log_loss"]:
-        warn("the log loss is not lower than before: RUN fits these photos as it is")
+    if all(after[name] >= before[name] for name in ("mae", "log_loss")):
+        warn(f"neither MAE nor log loss is lower than before: {args.run} answers as well")
 
 
 def main(argv=None):

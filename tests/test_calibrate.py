@@ -40,13 +40,16 @@ def slow_cost(scale, shifts, logits, ends, layer):
             total -= math.log(sum(odds[low : high + 1]) / sum(odds))
         elif layer == "biases":
             total -= math.log(above[low] - above[high + 1])
+        elif layer == "steps":
+            reached = [math.prod(above[: k + 1]) for k in range(len(above))]
+            total -= math.log(reached[low] - reached[high + 1])
         else:
             total -= sum(math.log(p) for k, p in enumerate(above[1:-1]) if low > k)
             total -= sum(math.log(1 - p) for k, p in enumerate(above[1:-1]) if high <= k)
     return total
 
 
-LAYERS = ["biases", "pairs", "classes"]
+LAYERS = ["biases", "pairs", "steps", "classes"]
 
 
 @pytest.mark.parametrize("layer", LAYERS)

@@ -28,14 +28,16 @@ FOLDS = 10
 NEAREST = 200  # photos that say what an interval at a predicted age has to hold
 # The prior's weights of shifts, squared, by what is fitted, and of their second differences. Those
 # of classes are small: they move the most probable class, which is no better for being likelier.
-FREE = {"biases": 0.3, "pairs": 10.0, "classes": 100.0}
+FREE = {"biases": 0.3, "pairs": 10.0, "steps": 3.0, "classes": 100.0}
 SMOOTH = 300.0
 SCALE_SPREAD = 0.5  # standard deviation of log a in the prior
 HEAPS = 2.5  # years over which CORAL's biases are smoothed; less below 20, where ages are exact
 
-# What is fitted of a loss's output layer: CORAL's biases, K-1 pairs of outputs, or K classes, which
-# a softmax over fc gives. Of others the answers stay, and intervals alone are calibrated.
-LAYERS = {"coral": "biases", "ordinal": "pairs"} | dict.fromkeys(("ce", "dldl", "sord"), "classes")
+# What a loss's output layer has: CORAL's biases, pairs of outputs for y > k, steps, which are y > k
+# given that y > k-1, or K classes. Of other losses the answers stay, and only intervals are
+# calibrated.
+LAYERS = {"coral": "biases", "ordinal": "pairs", "corn": "steps"}
+LAYERS |= {"ce": "classes", "dldl": "classes", "sord": "classes"}
 
 
 # %% Logits
@@ -59,36 +61,45 @@ def smoothed(biases, youngest):
 def logits_of(probas, model):
     """The logits x, float64 (n, M), that gave ``probas`` (n, M). CORAL's are a score for each photo
     plus smoothed biases: the score is the mean of logits minus biases, weighted by P (1 - P)."""
-    probas = np.clip(np.asarray(probas, np.float64), 1e-9, 1 - 1e-9)
-    if LAYERS[model.script.LOSS] == "classes":
+    layer, probas = LAYERS[model.script.LOSS], np.asarray(probas, np.float64)
+    if layer == "steps":
+        probas = probas / np.pad(probas, [(0, 0), (1, 0)], constant_values=1)[:, :-1].clip(1e-9)
+    probas = np.clip(probas, 1e-9, 1 - 1e-9)
+    if layer == "classes":
         return np.log(probas)
     logits = np.log(probas) - np.log1p(-probas)
-    if LAYERS[model.script.LOSS] == "pairs":
+    if layer != "biases":
         return logits
     biases, smooth = biases_of(model)
-    weights = probas * (1 - probas)
-    return (weights * (logits - biases)).sum(1, keepdims=True) / weights.sum(
-        1, keepdims=True
-    ) + smooth
+    scores = np.average(logits - biases, axis=1, weights=probas * (1 - probas))
+    return scores[:, None] + smooth
 
 
 # %% The fit
+def log_probas(logits, layer):
+    """Those of the classes, in torch; (n, K)."""
+    if layer == "classes":
+        return logits.log_softmax(1)
+    if layer == "steps":
+        above = F.logsigmoid(logits)
+        return F.pad(above.cumsum(1), (1, 0)) + F.pad(above - logits, (0, 1))
+    a, b = F.pad(logits, (1, 0), value=50.0), F.pad(logits, (0, 1), value=-50.0)
+    apart = (a - b).clamp(min=1e-4)  # log(s(a) - s(b)), s the sigmoid:
+    return F.logsigmoid(a) + F.logsigmoid(-b) + torch.log(-torch.expm1(-apart))
+
+
 def costs(logits, lowest, highest, layer):
     """- log likelihood of labels from ``lowest`` to ``highest``, int64 (n,), in torch; (n,). Of
     pairs, whose P(y > k) may rise with k, the sum over the thresholds that the labels answer."""
-    outputs = torch.arange(logits.shape[1])
-    if layer == "biases":  # log(s(a) - s(b)), s the sigmoid
-        ends = F.pad(F.pad(logits, (1, 0), value=50.0), (0, 1), value=-50.0)
-        a, b = (ends.gather(1, end[:, None])[:, 0] for end in (lowest, highest + 1))
-        apart = (a - b).clamp(min=1e-4)
-        return -(F.logsigmoid(a) + F.logsigmoid(-b) + torch.log(-torch.expm1(-apart)))
     lowest, highest = lowest[:, None], highest[:, None]
-    if layer == "classes":
-        others = (outputs < lowest) | (outputs > highest)
-        return logits.logsumexp(1) - logits.masked_fill(others, -torch.inf).logsumexp(1)
-    levels = lowest > outputs
-    each = F.binary_cross_entropy_with_logits(logits, levels.double(), reduction="none")
-    return (each * (levels | (highest <= outputs))).sum(1)
+    if layer == "pairs":
+        levels = lowest > torch.arange(logits.shape[1])
+        asked = levels | (highest <= torch.arange(logits.shape[1]))
+        each = F.binary_cross_entropy_with_logits(logits, levels.double(), reduction="none")
+        return (each * asked).sum(1)
+    found = log_probas(logits, layer)
+    ages = torch.arange(found.shape[1])
+    return -found.masked_fill((ages < lowest) | (ages > highest), -torch.inf).logsumexp(1)
 
 
 def fit(logits, lowest, highest, layer):
@@ -100,8 +111,8 @@ def fit(logits, lowest, highest, layer):
     basis = torch.tensor(np.linalg.inv(np.linalg.cholesky(precision)).T)
     logits, lowest, highest = map(torch.as_tensor, (logits, lowest, highest))
     free = torch.zeros(count + 1, dtype=torch.float64, requires_grad=True)
-    ends = {"max_iter": 500, "tolerance_grad": 1e-6, "tolerance_change": 1e-12}
-    search = torch.optim.LBFGS([free], line_search_fn="strong_wolfe", **ends)
+    given = {"max_iter": 500, "tolerance_grad": 1e-6, "tolerance_change": 1e-12}
+    search = torch.optim.LBFGS([free], line_search_fn="strong_wolfe", **given)
 
     def cost():
         search.zero_grad()
@@ -136,8 +147,9 @@ def applied(found, probas, model):
     if found.scale is None:
         return np.asarray(probas, np.float32)
     logits = torch.tensor(found.scale * logits_of(probas, model) + found.shifts)
-    classes = LAYERS[model.script.LOSS] == "classes"
-    return (logits.softmax(1) if classes else logits.sigmoid()).float().numpy()
+    layer = LAYERS[model.script.LOSS]
+    answers = logits.softmax(1) if layer == "classes" else logits.sigmoid()
+    return (answers.cumprod(1) if layer == "steps" else answers).float().numpy()
 
 
 def layer_of(found, model):
@@ -243,14 +255,18 @@ def figures(probas, shares, rows, model):
         over = classes[:, task + 1 :].sum(1)
         known = (rows.lowest > task) | (rows.highest <= task)
         found["over_18_off"] = calibration_error(over[known], rows.lowest[known] > task)
-    middles = (rows.lowest + rows.highest) / 2
-    for what, ages in (("predicted", labels), ("true", middles)):
-        decades = (ages + youngest) // 10
-        found[f"by_{what}_age"] = {
-            f"{decade * 10:.0f}-{decade * 10 + 9:.0f}": {"photos": int((decades == decade).sum())}
-            | {name: each[decades == decade].mean() for name, each in by_row.items()}
-            for decade in np.unique(decades)
-        }
+    found["by_predicted_age"] = by_decade(labels + youngest, by_row)
+    found["by_true_age"] = by_decade((rows.lowest + rows.highest) / 2 + youngest, by_row)
+    return found
+
+
+def by_decade(years, by_row):
+    """The means of ``by_row``, {name: (n,)}, by decade of ``years`` (n,)."""
+    decades, found = np.minimum(years // 10, 9).astype(int), {}
+    for decade in np.unique(decades).tolist():
+        here, last = decades == decade, 100 if decade == 9 else 10 * decade + 9
+        means = {name: each[here].mean() for name, each in by_row.items()}
+        found[f"{10 * decade}-{last}"] = {"photos": int(here.sum())} | means
     return found
 
 
