@@ -110,12 +110,8 @@ def labelled_photos(args):
     return {path: pair for path, pair in ends.items() if np.isfinite(pair).all()}
 
 
-def answer_photos(args, model):
-    """Answers for the photos of --labels."""
-    ends = labelled_photos(args)
-    need_enough(list(ends.values()), args.labels)
-    if not args.crops:
-        detect.need_detector(", or give --crops")
+def answer_photos(args, ends, model):
+    """Answers for the photos of --labels, as of labelled_photos()."""
     given = {"search": Search(args.crops), "model": model, "batch_size": BATCH, "keep": False}
     parts = lists_of(ends, BATCH if args.crops else SHOWN)
     probas, kept, without = [], [], 0
@@ -257,13 +253,18 @@ def write_run(args, model, found, told):
 def calibrate(args):
     """Fit, report, and fill --outpath."""
     began = time.monotonic()
+    if args.labels:
+        photos = labelled_photos(args)
+        need_enough(list(photos.values()), args.labels)
+        if not args.crops:
+            detect.need_detector(", or give --crops")
     model = load(args.run, cuda=args.cuda)
     script = model.script
     check_outpath(args, script)
     stored = stored_answers(args.run, model)
     if not (args.labels or stored):
         raise InputError(f"{args.run}: holds no answers for test rows; give --labels")
-    answers = answer_photos(args, model) if args.labels else stored
+    answers = answer_photos(args, photos, model) if args.labels else stored
     known = usable(answers, script)
     if script.LOSS not in calibration.LAYERS:
         what = f"no output layer of the loss {script.LOSS!r} can be fitted again"

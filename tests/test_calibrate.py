@@ -251,17 +251,19 @@ def test_calibration_error():
 
 
 # ---- Run folders
+@pytest.fixture(autouse=True)
+def few_folds(monkeypatch):
+    monkeypatch.setattr(calibration, "FOLDS", 3)
+
+
 @pytest.fixture(scope="module")
-def runs_of(tmp_path_factory):
-    """{loss: a run} of utk's scripts, with genders, and 40 test rows."""
-    folder, found = tmp_path_factory.mktemp("runs"), {}
-    rows = first_rows("utk", folder, train=16, test=40)
-    for loss in ("coral", "ordinal", "ce"):
-        found[loss] = folder / loss
-        words = [*rows, "--recipe=fast", "--image_size=33", "--gender=1", "--epochs=1", "--seed=1"]
-        words += ["--batch_size=4", "--lr=0.003", f"--outpath={folder / loss}"]
-        load(MODEL_CODE / f"utk-{loss}.py").main(words)
-    return found
+def run(tmp_path_factory):
+    """A run of utk-coral.py, with genders, mirror images and 40 test rows."""
+    folder = tmp_path_factory.mktemp("runs")
+    words = [*first_rows("utk", folder, train=8, test=40), "--seed=1", "--image_size=33"]
+    words += ["--gender=1", "--epochs=1", "--batch_size=8", "--set", "prior_bias=1", "flip=1"]
+    load(MODEL_CODE / "utk-coral.py").main([*words, f"--outpath={folder / 'run'}"])
+    return folder / "run"
 
 
 def calibrated(run, out, *words):
@@ -274,73 +276,89 @@ def weights(run, name="model.pt"):
 
 
 @pytest.mark.parametrize("loss", ["coral", "ordinal", "ce"])
-def test_a_run(loss, runs_of, tmp_path, capsys):
-    """The network stays; with the new layer it answers as calibration.applied() says; the answers
-    stored are those of fits to other rows, and the figures are theirs."""
-    run, out = runs_of[loss], tmp_path / "new"
+def test_the_layer(loss):
+    """A network with it answers for any features as applied() says."""
+    script = load(MODEL_CODE / f"utk-{loss}.py")
+    model = SimpleNamespace(script=script, network=script.ResNet34())
+    features = torch.rand(50, 2048) / 20  # whose probabilities are none that float32 rounds to 1
+    if loss == "coral":
+        model.network.linear_1_bias.data = torch.linspace(3, -3, 39)
+
+    def answers_of():
+        with torch.no_grad():
+            return script.compute_probas(script.age_logits(model.network, features))
+
+    before, shifts = answers_of(), np.linspace(1, -2, script.NUM_PROBAS)
+    found = SimpleNamespace(scale=1.3, shifts=shifts)
+    due = calibration.applied(found, before.numpy(), model)
+    new = {name: tensor.float() for name, tensor in calibration.layer_of(found, model).items()}
+    model.network.load_state_dict(model.network.state_dict() | new)
+    np.testing.assert_allclose(answers_of(), due, atol=1e-4)
+    assert np.abs(due - before.numpy()).max() > 0.02
+
+
+def test_a_run(run, tmp_path, capsys):
+    """The network stays but for the layer; the stored answers are those of fits to other rows, and
+    the figures are theirs."""
+    out = tmp_path / "new"
     facts = calibrated(run, out)
     shown = capsys.readouterr().out
     old, new = weights(run), weights(out)
     layer = {name for name in old if not torch.equal(old[name], new[name])}
-    assert layer == {"fc.weight", "linear_1_bias" if loss == "coral" else "fc.bias"}
+    assert layer == {"fc.weight", "linear_1_bias"}
     assert all(old[name].dtype == new[name].dtype for name in old)
 
     model, before = runs.load(out), runs.load(run)
-    features = torch.rand(50, 2048) / 20  # whose probabilities are none that float32 rounds to 1
-    with torch.no_grad():
-        one, two = (
-            m.script.compute_probas(m.script.age_logits(m.network, features))
-            for m in (before, model)
-        )
-    found = SimpleNamespace(scale=facts["calibration"]["scale"], shifts=None)
-    stored = np.load(run / "test_probas.npy")
-    table = pd.read_csv(run / "test_predictions.csv")
+    stored, table = np.load(run / "test_probas.npy"), pd.read_csv(run / "test_predictions.csv")
     known = rows_of(table["true_age"].to_numpy() - 21)
     found = calibration.fitted(stored, known, before)
+    due = calibration.layer_of(found, before)
     assert found.scale == facts["calibration"]["scale"]
-    due = calibration.applied(found, one.numpy(), before)
-    np.testing.assert_allclose(two, due, atol=2e-4)
+    for name in layer:
+        np.testing.assert_allclose(new[name], due[name], rtol=1e-5)
+    assert (np.diff(new["linear_1_bias"]) <= 0).all()
+    np.testing.assert_array_equal(model.shares, found.shares)
+    assert before.shares is None
 
     by_others = calibration.by_folds(stored, known, before)[0]
     np.testing.assert_array_equal(np.load(out / "test_probas.npy"), by_others)
     told = pd.read_csv(out / "test_predictions.csv")
+    assert told.drop(columns="predicted_age").equals(table.drop(columns="predicted_age"))
     mae = np.abs(told["predicted_age"] - told["true_age"]).mean()
     assert facts["metrics"]["test_mae"] == pytest.approx(mae)
     assert facts["calibration"]["after"]["mae"] == pytest.approx(mae)
-    assert (
-        facts["metrics"]["test_gender_accuracy"]
-        == json.loads((run / "run.json").read_text())["metrics"]["test_gender_accuracy"]
-    )
-    assert told.drop(columns="predicted_age").equals(table.drop(columns="predicted_age"))
+    first = json.loads((run / "run.json").read_text())
+    same = "test_gender_accuracy"
+    assert facts["metrics"][same] == first["metrics"][same]
     assert facts["status"] == "finished" and facts["calibration"]["before"]["photos"] == 40
     assert facts["calibrated_from"] == calibrate.digest_of(run / "model.pt")
-    assert f"MAE (years){facts['calibration']['before']['mae']:26.2f} " in shown
+    was = facts["calibration"]["before"]["mae"]
+    assert was == pytest.approx(first["metrics"]["test_mae"])
+    assert f"MAE (years){was:26.2f} {mae:7.2f}\n" in shown
     assert shown in (out / "training.log").read_text()
-    np.testing.assert_array_equal(model.shares, found.shares)
-    assert before.shares is None
 
 
-def test_predict_with_an_interval(runs_of, tmp_path, capsys):
+def test_predict_with_an_interval(run, tmp_path, capsys):
     """--interval: of a run without a table that share of the probability, of a calibrated one what
     its table says; in predictions.json, on the page and in a program as well."""
     out = tmp_path / "new"
-    calibrated(runs_of["coral"], out)
+    calibrated(run, out)
     images = sorted((ROOT / "datasets/sample/utk/images").glob("*.jpg"))[:6]
     words = ["--crops", "--no_draw", *map(str, images)]
-    for run, level in ((runs_of["coral"], 50), (runs_of["coral"], 93), (out, 50), (out, 93)):
-        told = tmp_path / f"{run.name}{level}"
-        given = ["--run", str(run), "--interval", str(level), "--out", str(told)]
+    for folder, level in ((run, 50), (run, 93), (out, 50), (out, 93)):
+        told = tmp_path / f"{folder.name}{level}"
+        given = ["--run", str(folder), "--interval", str(level), "--out", str(told)]
         assert predict.main([*words, *given]) == 0
         facts = json.loads((told / "predictions.json").read_text())
         assert facts["model"]["interval_coverage"] == level / 100
-        assert facts["model"].get("interval_calibrated", False) == (run == out)
-        model = runs.load(run)
+        assert facts["model"].get("interval_calibrated", False) == (folder == out)
+        model = runs.load(folder)
         model.interval = level
         faces = [some[0] for some in predict.faces(model, images, crops=True)]
         for row, face in zip(facts["faces"], faces, strict=True):
             label, classes = row["age"] - 21, face["age_probas"]
             share = level / 100
-            if run == out:  # 93 lies between 90 and 95
+            if folder == out:  # 93 lies between 90 and 95
                 below, above = (model.shares[answers.LEVELS.index(p), label] for p in (90, 95))
                 share = model.shares[0, label] if level == 50 else 0.4 * below + 0.6 * above
             first, last, _ = slow_interval(classes, label, share)
@@ -355,10 +373,10 @@ def test_predict_with_an_interval(runs_of, tmp_path, capsys):
         assert f"--interval {number}: must be from 50 to 99" in capsys.readouterr().err
 
 
-def test_the_other_tools_take_it(runs_of, tmp_path, capsys):
+def test_the_other_tools_take_it(run, tmp_path, capsys):
     """summarize.py tells it apart from its run; average.py and --init_from take it; it can be
     calibrated again."""
-    run, out = runs_of["coral"], tmp_path / "new"
+    out = tmp_path / "new"
     calibrated(run, out)
     capsys.readouterr()
     load(MODEL_CODE / "summarize.py").main([str(run), str(out)])
@@ -377,11 +395,12 @@ def test_the_other_tools_take_it(runs_of, tmp_path, capsys):
     assert again["calibrated_from"] == calibrate.digest_of(out / "model.pt")
 
 
-def test_as_onnx(runs_of, tmp_path):
+def test_as_onnx(run, tmp_path, monkeypatch):
     """export.py compares the file's ages and intervals with predict.py's."""
     pytest.importorskip("onnxruntime")
     export = load(MODEL_CODE / "export.py")
-    calibrated(runs_of["coral"], tmp_path / "new")
+    monkeypatch.setattr(export, "CHECKED", 12)
+    calibrated(run, tmp_path / "new")
     file = tmp_path / "model.onnx"
     export.main([str(tmp_path / "new"), str(file), "--interval", "90"])
     facts = {prop.key: prop.value for prop in export.onnx.load(file).metadata_props}
@@ -390,10 +409,8 @@ def test_as_onnx(runs_of, tmp_path):
     assert "Gather" in kinds
 
 
-def test_photos_with_labels(runs_of, tmp_path, capsys):
-    """The test rows' photos, as crops with their ages, give what their stored answers give; the
-    stored answers are those of the calibrated network."""
-    run = runs_of["coral"]
+def test_photos_with_labels(run, tmp_path, capsys):
+    """The test rows' photos, as crops with their ages, give what their stored answers give."""
     table = pd.read_csv(run / "test_predictions.csv")
     ages = pd.DataFrame({"file": table["path"], "age": table["true_age"]})
     ages.to_csv(tmp_path / "ages.csv", index=False)
@@ -411,32 +428,27 @@ def test_photos_with_labels(runs_of, tmp_path, capsys):
     assert np.abs(found - np.load(run / "test_probas.npy")).max() > 0.01
 
 
-def test_the_best_epochs_answers(runs_of, tmp_path):
+def test_the_best_epochs_answers(run, tmp_path):
     """Of a run with validation: these are calibrated, and stand in model.pt."""
-    run = tmp_path / "run"
-    shutil.copytree(runs_of["coral"], run)
+    valid, out = tmp_path / "valid", tmp_path / "new"
+    shutil.copytree(run, valid)
     for name in ("model.pt", "test_predictions.csv", "test_probas.npy"):
-        shutil.copy(run / name, run / f"best_{name}")
-    np.save(run / "test_probas.npy", np.zeros((40, 39), np.float32))
-    state = weights(run)
-    state["conv1.weight"] = state["conv1.weight"] + 1
-    torch.save(state, run / "model.pt")
-    facts = calibrated(run, tmp_path / "new")
-    assert torch.equal(
-        weights(tmp_path / "new")["conv1.weight"], weights(run, "best_model.pt")["conv1.weight"]
-    )
-    same = calibrated(runs_of["coral"], tmp_path / "same")
-    assert facts["calibration"]["scale"] == same["calibration"]["scale"]
-    assert not (tmp_path / "new" / "best_model.pt").exists()
+        (valid / name).rename(valid / f"best_{name}")
+    np.save(valid / "test_probas.npy", np.zeros((40, 39), np.float32))
+    torch.save({}, valid / "model.pt")
+    facts = calibrated(valid, out)
+    assert torch.equal(weights(out)["conv1.weight"], weights(run)["conv1.weight"])
+    assert facts["calibration"]["scale"] != 1 and facts["calibration"]["before"]["mae"] < 20
+    assert not (out / "best_model.pt").exists() and np.load(out / "test_probas.npy").any()
 
 
-def test_a_loss_whose_layer_is_unknown(runs_of, tmp_path, monkeypatch, capsys):
+def test_a_loss_whose_layer_is_unknown(run, tmp_path, monkeypatch, capsys):
     """Its answers stay, its intervals are calibrated."""
     monkeypatch.setattr(calibration, "LAYERS", {})
-    facts = calibrated(runs_of["ordinal"], tmp_path / "new")
+    facts = calibrated(run, tmp_path / "new")
     err = capsys.readouterr().err
-    assert "no output layer of the loss 'ordinal' can be fitted again: answers stay" in err
-    old, new = weights(runs_of["ordinal"]), weights(tmp_path / "new")
+    assert "no output layer of the loss 'coral' can be fitted again: answers stay" in err
+    old, new = weights(run), weights(tmp_path / "new")
     assert all(torch.equal(old[name], new[name]) for name in old)
     assert facts["calibration"]["scale"] is None
     assert runs.load(tmp_path / "new").shares.shape == (7, 40)
@@ -451,9 +463,9 @@ def labels_in(tmp_path, ages, name="ages.csv"):
     return ["--labels", tmp_path / name, "--images", ROOT / "datasets/sample/utk/images", "--crops"]
 
 
-def test_refusals(runs_of, tmp_path, capsys):
+def test_refusals(run, tmp_path, capsys):
     """One line, and nothing is written."""
-    run, out = runs_of["coral"], ["--outpath", tmp_path / "new"]
+    out = ["--outpath", tmp_path / "new"]
 
     def told(*words):
         return refused(capsys, run, *words, *out)
@@ -487,34 +499,49 @@ def test_refusals(runs_of, tmp_path, capsys):
     assert not (tmp_path / "new").exists()
 
 
-def test_runs_that_cannot_be_calibrated(runs_of, tmp_path, capsys):
+def test_runs_that_cannot_be_calibrated(run, tmp_path, capsys):
     out = ["--outpath", tmp_path / "new"]
-    run = tmp_path / "run"
-    shutil.copytree(runs_of["coral"], run)
-    np.save(run / "test_probas.npy", np.zeros((3, 39), np.float32))
-    assert "test_probas.npy: no probabilities of the shape (40, 39)" in refused(capsys, run, *out)
-    (run / "test_probas.npy").write_bytes(b"")
-    assert "damaged" in refused(capsys, run, *out)
-    (run / "test_probas.npy").unlink()
-    assert f"{run}: holds no answers for test rows; give --labels" in refused(capsys, run, *out)
+    other = tmp_path / "other"
+    shutil.copytree(run, other)
+    probas = other / "test_probas.npy"
+    np.save(probas, np.zeros((3, 39), np.float32))
+    assert f"{probas}: no probabilities of the shape (40, 39)" in refused(capsys, other, *out)
+    probas.write_bytes(b"")
+    assert "test_probas.npy: damaged" in refused(capsys, other, *out)
+    probas.unlink()
+    assert f"{other}: holds no answers for test rows; give --labels" in refused(capsys, other, *out)
     assert "no run.json" in refused(capsys, tmp_path / "nothing", *out)
     assert not (tmp_path / "new").exists()
-    before = (run / "model.pt").read_bytes()
-    err = refused(capsys, runs_of["ce"], "--outpath", run)
-    assert f"--outpath {run} holds a run (run.json); give a new folder" in err
-    assert (run / "model.pt").read_bytes() == before
+    before = (other / "model.pt").read_bytes()
+    err = refused(capsys, run, "--outpath", other)
+    assert f"--outpath {other} holds a run (run.json); give a new folder" in err
+    assert (other / "model.pt").read_bytes() == before
+
+
+def test_answers_without_any_width(run, tmp_path, monkeypatch, capsys):
+    """Of a regression: P(y > k) are 0 and 1, and its layer is not known."""
+    monkeypatch.setattr(calibration, "LAYERS", {})
+    other = tmp_path / "other"
+    shutil.copytree(run, other)
+    steps = (np.load(other / "test_probas.npy") > 0.5).astype(np.float32)
+    np.save(other / "test_probas.npy", steps)
+    with pytest.raises(SystemExit) as end:
+        calibrate.main([str(other), "--outpath", str(tmp_path / "new")])
+    assert end.value.code == 2 and not (tmp_path / "new").exists()
+    err = capsys.readouterr().err
+    assert "its answers (loss 'coral') give most true ages no probability at all" in err
 
 
 @pytest.mark.parametrize("table", [[], {"50": [0.5]}, {"50": "x"}, 3])
-def test_a_damaged_table(table, runs_of, tmp_path, capsys):
-    shutil.copytree(runs_of["coral"], tmp_path / "run")
-    facts = json.loads((tmp_path / "run" / "run.json").read_text())
-    (tmp_path / "run" / "run.json").write_text(json.dumps(facts | {"intervals": table}))
+def test_a_damaged_table(table, run, tmp_path, capsys):
+    (tmp_path / "model.pt").symlink_to(run / "model.pt")
+    facts = json.loads((run / "run.json").read_text())
+    (tmp_path / "run.json").write_text(json.dumps(facts | {"intervals": table}))
     with pytest.raises(runs.InputError, match="its intervals are no 40 numbers from 0 to 1"):
-        runs.load(tmp_path / "run")
+        runs.load(tmp_path)
 
 
-def test_photos_that_are_left_out(runs_of, tmp_path, capsys):
+def test_photos_that_are_left_out(run, tmp_path, capsys):
     """Of ages that the model does not know, that are no images, that are not there."""
     words = labels_in(tmp_path, [*range(21, 58), 12, "61-70", 75])
     folder = tmp_path / "photos"
@@ -523,7 +550,7 @@ def test_photos_that_are_left_out(runs_of, tmp_path, capsys):
     (folder / files[0]).write_bytes(b"Dear reader,")
     (folder / files[1]).unlink()
     words[3] = folder
-    facts = calibrated(runs_of["coral"], tmp_path / "new", *words)
+    facts = calibrated(run, tmp_path / "new", *words)
     err = capsys.readouterr().err
     assert f"1 of 40 photos are not in {folder}, as {files[1]}" in err
     assert f"{folder / files[0]}: " in err and "left out" in err
