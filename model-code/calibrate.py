@@ -276,6 +276,7 @@ def calibrate(args):
     by_others, shares = calibration.by_folds(probas, known, model)
     after = calibration.figures(by_others, shares, known, model)
     found = calibration.fitted(probas, known, model)
+    found.shares = calibration.table(*calibration.classes_of(by_others, model), known)
     if np.median(found.shares[LEVELS.index(80)]) == 1:
         what = "give most true ages no probability at all: intervals can't be calibrated"
         raise InputError(f"{args.run}: its answers (loss {script.LOSS!r}) {what}")

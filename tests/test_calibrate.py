@@ -194,23 +194,25 @@ def test_a_table_by_hand():
 
 def test_intervals_hold_what_they_say():
     """On other photos, drawn from the same law, whose deviation grows with age: 2 points overall,
-    5 by decade of the answer; the model's own, before, hold far more, or far less."""
+    and 7, two standard errors of 200 photos, by decade of the answer."""
     rng = np.random.default_rng(5)
-    probas, biases, labels = drawn(3000, rng)
+    probas, biases, labels = drawn(2500, rng)
     model = model_of(network=with_biases(biases))
     found = calibration.fitted(probas, rows_of(labels), model)
-    probas, _, labels = drawn(6000, rng)
-    due = [0.8] * 6000
+    by_others, _ = calibration.by_folds(probas, rows_of(labels), model)
+    table = calibration.table(*calibration.classes_of(by_others, model), rows_of(labels))
+    probas, _, labels = drawn(4000, rng)
+    due = [0.8] * 4000
     before = calibration.figures(probas, due, rows_of(labels), model)
     new = calibration.applied(found, probas, model)
     predicted = calibration.classes_of(new, model)[1]
     for level in (50, 80, 90, 95):
-        due = found.shares[answers.LEVELS.index(level), predicted]
+        due = table[answers.LEVELS.index(level), predicted]
         after = calibration.figures(new, due, rows_of(labels), model)
         assert after["interval_holds"] == pytest.approx(level / 100, abs=0.02)
         for decade in after["by_predicted_age"].values():
             if decade["photos"] > 300:
-                assert decade["interval_holds"] == pytest.approx(level / 100, abs=0.05)
+                assert decade["interval_holds"] == pytest.approx(level / 100, abs=0.07)
         if level == 80:
             assert after["mae"] < before["mae"] - 0.3
             assert abs(after["too_old_by"]) < 0.3 < before["too_old_by"]
@@ -220,9 +222,10 @@ def test_intervals_hold_what_they_say():
 
 def test_few_photos_have_one_number_for_all_ages():
     probas, biases, labels = drawn(calibration.NEAREST, np.random.default_rng(6))
-    found = calibration.fitted(probas, rows_of(labels), model_of(network=with_biases(biases)))
-    assert np.ptp(found.shares, axis=1).max() == 0
-    assert (np.diff(found.shares[:, 0]) > 0).all()
+    classes, predicted = calibration.classes_of(probas, model_of())
+    table = calibration.table(classes, predicted, rows_of(labels))
+    assert np.ptp(table, axis=1).max() == 0
+    assert (np.diff(table[:, 0]) > 0).all()
 
 
 # ---- Figures
@@ -317,10 +320,11 @@ def test_a_run(run, tmp_path, capsys):
     for name in layer:
         np.testing.assert_allclose(new[name], due[name], rtol=1e-5)
     assert (np.diff(new["linear_1_bias"]) <= 0).all()
-    np.testing.assert_array_equal(model.shares, found.shares)
+    by_others = calibration.by_folds(stored, known, before)[0]
+    table_due = calibration.table(*calibration.classes_of(by_others, before), known)
+    np.testing.assert_array_equal(model.shares, table_due)
     assert before.shares is None
 
-    by_others = calibration.by_folds(stored, known, before)[0]
     np.testing.assert_array_equal(np.load(out / "test_probas.npy"), by_others)
     told = pd.read_csv(out / "test_predictions.csv")
     assert told.drop(columns="predicted_age").equals(table.drop(columns="predicted_age"))
@@ -343,9 +347,9 @@ def test_predict_with_an_interval(run, tmp_path, capsys):
     its table says; in predictions.json, on the page and in a program as well."""
     out = tmp_path / "new"
     calibrated(run, out)
-    images = sorted((ROOT / "datasets/sample/utk/images").glob("*.jpg"))[:6]
+    images = sorted((ROOT / "datasets/sample/utk/images").glob("*.jpg"))[:3]
     words = ["--crops", "--no_draw", *map(str, images)]
-    for folder, level in ((run, 50), (run, 93), (out, 50), (out, 93)):
+    for folder, level in ((run, 93), (out, 50), (out, 93)):
         told = tmp_path / f"{folder.name}{level}"
         given = ["--run", str(folder), "--interval", str(level), "--out", str(told)]
         assert predict.main([*words, *given]) == 0
@@ -382,15 +386,20 @@ def test_the_other_tools_take_it(run, tmp_path, capsys):
     load(MODEL_CODE / "summarize.py").main([str(run), str(out)])
     name = f"calibrated_from {calibrate.digest_of(run / 'model.pt')[:8]}"
     assert f"| {name} | CORAL | 1 |" in capsys.readouterr().out
-    rows = first_rows("utk", tmp_path, train=6, test=4)
-    for start in (run, out):
-        words = [*rows, "--recipe=fast", "--image_size=33", "--gender=1", "--epochs=1", "--seed=1"]
-        tuned, mean = (tmp_path / f"{start.name}-{name}" for name in ("tuned", "mean"))
-        words += [f"--init_from={start / 'model.pt'}", f"--outpath={tuned}"]
-        load(MODEL_CODE / "utk-coral.py").main(words)
-        load(MODEL_CODE / "average.py").main([str(out), str(tuned), f"--outpath={mean}"])
-        bias = [weights(folder)["linear_1_bias"] for folder in (out, tuned, mean)]
-        np.testing.assert_allclose(bias[2], (bias[0] + bias[1]) / 2, rtol=1e-5)
+    script = load(MODEL_CODE / "utk-coral.py")
+    network = script.ResNet34(gender=1)
+    script.init_weights(network, out / "model.pt")
+    bias = weights(out)["linear_1_bias"]
+    assert torch.equal(network.linear_1_bias, bias)
+
+    tuned, mean = tmp_path / "tuned", tmp_path / "mean"  # a run that began from the first one
+    shutil.copytree(run, tuned)
+    facts = json.loads((run / "run.json").read_text())
+    facts["init_from_sha256"] = calibrate.digest_of(run / "model.pt")
+    (tuned / "run.json").write_text(json.dumps(facts))
+    load(MODEL_CODE / "average.py").main([str(out), str(tuned), f"--outpath={mean}"])
+    due = (bias + weights(run)["linear_1_bias"]) / 2
+    np.testing.assert_allclose(weights(mean)["linear_1_bias"], due, rtol=1e-5)
     again = calibrated(out, tmp_path / "again")
     assert again["calibrated_from"] == calibrate.digest_of(out / "model.pt")
 

@@ -128,18 +128,14 @@ def fit(logits, lowest, highest, layer):
 
 def fitted(probas, rows, model):
     """What calibrates the answers ``probas`` (n, M) for ``rows``, of lowest and highest labels: a
-    namespace of scale and shifts, both None if the layer stays, and shares, as of table()."""
-    found = SimpleNamespace(scale=None, shifts=None)
-    if layer := LAYERS.get(model.script.LOSS):
-        x = logits_of(probas, model)
-        found.scale, found.shifts = fit(x, rows.lowest, rows.highest, layer)
-        if layer == "biases":  # which must not rise, however odd the labels
-            smooth = found.scale * biases_of(model)[1]
-            found.shifts = np.minimum.accumulate(smooth + found.shifts) - smooth
-    answers = applied(found, probas, model)
-    classes, labels = classes_of(answers, model)
-    found.shares = table(classes, labels, rows)
-    return found
+    namespace of scale and shifts, both None if the layer stays."""
+    if not (layer := LAYERS.get(model.script.LOSS)):
+        return SimpleNamespace(scale=None, shifts=None)
+    scale, shifts = fit(logits_of(probas, model), rows.lowest, rows.highest, layer)
+    if layer == "biases":  # which must not rise, however odd the labels
+        smooth = scale * biases_of(model)[1]
+        shifts = np.minimum.accumulate(smooth + shifts) - smooth
+    return SimpleNamespace(scale=scale, shifts=shifts)
 
 
 def applied(found, probas, model):
@@ -219,18 +215,23 @@ def table(classes, labels, rows):
 
 # %% Figures
 def by_folds(probas, rows, model):
-    """The calibrated answers for all rows, and what their intervals of 80 % must hold, each by a
-    fit to other rows."""
+    """Each row's calibrated answer by a fit to other rows, float32 (n, M), and what its interval of
+    80 % must hold, (n,), by a table() of the other rows' answers. (One of a fit's own rows would
+    hold too little, the less the fewer there are.)"""
     folds = np.random.default_rng(0).permutation(len(probas)) % FOLDS
     answers, shares = np.empty(probas.shape, np.float32), np.empty(len(probas))
-    for fold in range(FOLDS):
-        here = folds == fold
-        others = SimpleNamespace(lowest=rows.lowest[~here], highest=rows.highest[~here])
-        found = fitted(probas[~here], others, model)
+    for here in (folds == fold for fold in range(FOLDS)):
+        found = fitted(probas[~here], part_of(rows, ~here), model)
         answers[here] = applied(found, probas[here], model)
-        labels = classes_of(answers[here], model)[1]
-        shares[here] = found.shares[LEVELS.index(80), labels]
+    classes, labels = classes_of(answers, model)
+    for here in (folds == fold for fold in range(FOLDS)):
+        by_others = table(classes[~here], labels[~here], part_of(rows, ~here))
+        shares[here] = by_others[LEVELS.index(80), labels[here]]
     return answers, shares
+
+
+def part_of(rows, chosen):
+    return SimpleNamespace(lowest=rows.lowest[chosen], highest=rows.highest[chosen])
 
 
 def figures(probas, shares, rows, model):
