@@ -32,6 +32,7 @@ from coral_age import detect, errors
 from coral_age.answers import NOTE, estimate, infer, prepare, share_due
 from coral_age.errors import EXTRAS, InputError, end_as_on_ctrl_c, say
 from coral_age.files import atomic_write
+from coral_age.options import add_interval
 from coral_age.runs import load
 
 try:
@@ -73,11 +74,8 @@ def parse_settings(argv):
         either.add_argument(f"--{name}", type=int, choices=(0, 1), default=0, help=text)
     add("--photos", type=Path, metavar="CSV", help="rows as RUN's test_csv has them, to check on")
     add("--image_path", type=Path, metavar="DIR", help="folder of the image names in that CSV")
-    held = "percent of the true ages that the interval is to hold, 50 to 99 (80)"
-    add("--interval", type=int, default=80, metavar="PERCENT", help=held)
+    add_interval(parser)
     args = parser.parse_args(argv)
-    if not 50 <= args.interval <= 99:
-        refuse(f"--interval {args.interval}: must be from 50 to 99")
     if (args.photos is None) != (args.image_path is None):
         refuse("--photos and --image_path go together")
     if args.int8 and not args.photos:

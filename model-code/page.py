@@ -43,6 +43,7 @@ from coral_age.detect import need_detector
 from coral_age.errors import InputError, end_as_on_ctrl_c, reason_of, say
 from coral_age.inputs import Sink, answer
 from coral_age.marked import mark
+from coral_age.options import add_interval
 from coral_age.pictures import Picture, Search, faces, look_at, tell
 from coral_age.runs import PRETRAINED, load, title
 
@@ -366,15 +367,12 @@ def parse_settings(argv):
         help="address by which the browser reaches the page through a proxy or a forwarded port, "
         "as https://NAME; may be given several times",
     )
-    held = "percent of the true ages that the intervals are to hold, 50 to 99 (80)"
-    add("--interval", type=int, default=80, metavar="PERCENT", help=held)
+    add_interval(parser)
     add("--port", type=int, default=7860, help="0: any that is free (7860)")
     add("--cuda", type=int, default=-1, help="CUDA device number; -1: the CPU (-1)")
     args = parser.parse_args(argv)
     if not 0 <= args.port <= 65535:
         refuse(f"--port {args.port}: must be from 0 to 65535")
-    if not 50 <= args.interval <= 99:
-        refuse(f"--interval {args.interval}: must be from 50 to 99")
     args.allow_origin = [origin.lower().rstrip("/") for origin in args.allow_origin]
     for origin in args.allow_origin:
         if not ORIGIN.fullmatch(origin):

@@ -370,11 +370,15 @@ def test_predict_with_an_interval(run, tmp_path, capsys):
             assert face["age_low"] == first + 21 and face["age_high"] == last + 21
     assert load(MODEL_CODE / "page.py").about(model)["coverage"] == 0.93
     capsys.readouterr()
-    for number in ("49", "100"):
+    for number in ("49", "100", "0.9"):
         with pytest.raises(SystemExit) as end:
             predict.main([*words, "--interval", number])
         assert end.value.code == 2
-        assert f"--interval {number}: must be from 50 to 99" in capsys.readouterr().err
+        err = capsys.readouterr().err
+        assert f"--interval: {number}: must be a whole number from 50 to 99\n" in err
+    model.interval = 0.9
+    with pytest.raises(runs.InputError, match="model.interval is 0.9: give percent, from 50 to 99"):
+        predict.faces(model, images[0], crops=True)
 
 
 def test_the_other_tools_take_it(run, tmp_path, capsys):

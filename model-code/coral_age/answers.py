@@ -77,6 +77,8 @@ def class_probas(probas, count):
 def share_due(model, label):
     """The share of the probability that an interval of model.interval percent must hold where
     ``label`` is predicted: by the table that calibrate.py made, or else just that."""
+    if not 50 <= model.interval <= 99:
+        raise InputError(f"model.interval is {model.interval}: give percent, from 50 to 99")
     if model.shares is None:
         return model.interval / 100
     return np.interp(model.interval, LEVELS, model.shares[:, label]).item()
