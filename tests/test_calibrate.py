@@ -159,6 +159,24 @@ def test_the_score_of_averaged_answers():
         np.testing.assert_allclose(found, np.full((1, 60), 0.7), atol=0.005)
 
 
+@pytest.mark.parametrize("loss", ["ordinal", "corn", "ce"])
+def test_logits_and_back(loss):
+    """A scale of 1 and no shifts change no answer; of CORN, with P(y > k | y > k-1) and shifts, the
+    products of probabilities are those of the shifted logits."""
+    model, rng = model_of(loss, count=6), np.random.default_rng(7)
+    probas = rng.uniform(0.1, 0.9, (9, model.script.NUM_PROBAS))
+    if loss == "ce":
+        probas /= probas.sum(1, keepdims=True)
+    steps, shifts = probas, np.linspace(-1, 1, 5)
+    if loss == "corn":
+        probas = np.cumprod(steps, 1)
+        moved = sigmoid(1.5 * np.log(steps / (1 - steps)) + shifts)
+        found = calibration.applied(SimpleNamespace(scale=1.5, shifts=shifts), probas, model)
+        np.testing.assert_allclose(found, np.cumprod(moved, 1), atol=1e-6)
+    found = calibration.applied(SimpleNamespace(scale=1, shifts=0), probas, model)
+    np.testing.assert_allclose(found, probas, atol=1e-6)
+
+
 # ---- Intervals
 def test_enough():
     """An age is inside an interval that must hold more than that, and outside one of just that."""

@@ -95,11 +95,11 @@ def ask(path, images):
     return dict(zip(names, session.run(None, {"images": images}), strict=True))
 
 
-def slow_decoding(probas, loss):
-    """Label and interval of one face."""
+def slow_decoding(probas, loss, shares=None):
+    """Label and interval of one face, which holds 80 % or by predicted label one of ``shares``."""
     classes = slow_classes(probas, loss)
     label = classes.index(max(classes)) if loss == "ce" else sum(p > 0.5 for p in probas)
-    return label, *slow_interval(classes, label)[:2]
+    return label, *slow_interval(classes, label, 0.8 if shares is None else shares[label])[:2]
 
 
 # ---- The answers
@@ -174,11 +174,15 @@ def test_the_file_answers_as_torch(loss, gender, size, flip, shifts, tmp_path, c
     shutil.rmtree(tmp_path)
 
 
-def decoder(loss):
-    """The part of the graph that makes ages of probabilities, as a session; the script."""
+def decoder(loss, shares=None):
+    """The part of the graph that makes ages of probabilities, as a session; ``shares``: what the
+    intervals must hold, by label, of a calibrated run."""
     script = load(MODEL_CODE / f"afad-{loss}.py")
+    model = SimpleNamespace(script=script, interval=80, shares=None)
+    if shares is not None:
+        model.shares = np.tile(shares, (len(answers.LEVELS), 1))
     graph = SimpleNamespace(nodes=[], constants=[])
-    export.add_ages(lambda *words, **more: export.add(graph, *words, **more), "probas", script)
+    export.add_ages(lambda *words, **more: export.add(graph, *words, **more), "probas", model)
     helper, shape = onnx.helper, ["n", script.NUM_PROBAS]
     graph = helper.make_graph(
         graph.nodes,
@@ -196,13 +200,16 @@ def decoder(loss):
 
 
 DECODERS = {loss: decoder(loss) for loss in ("ce", "ordinal")}
+SHARES = (np.random.default_rng(1).integers(0, 1024, 26) + 0.5) / 1024  # which no sum below is
+CALIBRATED = {loss: decoder(loss, SHARES) for loss in ("ce", "ordinal")}
 
 
 def check_decoder(loss, probas):
     probas = np.array(probas, np.float32)
-    found = np.transpose(DECODERS[loss].run(None, {"probas": probas}))
-    due = [slow_decoding(row, loss) for row in probas]
-    assert found.tolist() == (np.array(due) + 15).tolist()
+    for session, shares in ((DECODERS[loss], None), (CALIBRATED[loss], SHARES)):
+        found = np.transpose(session.run(None, {"probas": probas}))
+        due = [slow_decoding(row, loss, shares) for row in probas]
+        assert found.tolist() == (np.array(due) + 15).tolist()
 
 
 PARTS = st.integers(0, 1024)  # of 1,024: their sums are exact, and none is 0.8
