@@ -149,8 +149,9 @@ def test_heaped_biases_are_smoothed():
 
 
 def test_the_score_of_averaged_answers():
-    """Of P(y > k), and of the mean over two views that differ by 0.2."""
-    biases = np.linspace(4, -4, 60)
+    """Of P(y > k), of which float32 rounds some to 1, and of the mean over two views that differ by
+    0.2."""
+    biases = np.linspace(25, -25, 60)
     model = model_of(network=with_biases(biases))
     smooth = calibration.smoothed(biases, 10)
     for views in ([0.7], [0.6, 0.8]):
@@ -266,9 +267,10 @@ def test_figures_by_hand():
 
 
 def test_calibration_error():
-    """0.2 and 0.2 where one of two is right: 0.3 off; 0.9 where it is: 0.1."""
-    probas, right = np.array([0.2, 0.2, 0.9]), np.array([True, False, True])
-    assert calibration.calibration_error(probas, right) == pytest.approx((2 * 0.3 + 0.1) / 3)
+    """0.2 and 0.2 where one of two is right: 0.3 off; 0.3 where it is not: 0.3; 0.9 where it is:
+    0.1."""
+    probas, right = np.array([0.2, 0.2, 0.3, 0.9]), np.array([True, False, False, True])
+    assert calibration.calibration_error(probas, right) == pytest.approx((2 * 0.3 + 0.3 + 0.1) / 4)
 
 
 # ---- Run folders
@@ -364,7 +366,10 @@ def test_predict_with_an_interval(run, tmp_path, capsys):
     """--interval: of a run without a table that share of the probability, of a calibrated one what
     its table says; in predictions.json, on the page and in a program as well."""
     out = tmp_path / "new"
-    calibrated(run, out)
+    facts = calibrated(run, out)
+    for level, low in zip(answers.LEVELS, np.linspace(0.2, 0.8, 7), strict=True):
+        facts["intervals"][str(level)] = np.linspace(low, low + 0.15, 40).tolist()
+    (out / "run.json").write_text(json.dumps(facts))
     images = sorted((ROOT / "datasets/sample/utk/images").glob("*.jpg"))[:3]
     words = ["--crops", "--no_draw", *map(str, images)]
     for folder, level in ((run, 93), (out, 50), (out, 93)):
