@@ -53,7 +53,8 @@ def checked(runs):
     models = [load(run) for run in runs]
     facts = [json.loads((run / "run.json").read_bytes()) for run in runs]
     digests = [digest_of(model.weights) for model in models]
-    start = {digests[0], digest_of(runs[0] / "model.pt"), facts[0].get("init_from_sha256")} - {None}
+    start = {digests[0], digest_of(runs[0] / "model.pt")}
+    start |= {facts[0].get(key) for key in ("init_from_sha256", "calibrated_from")} - {None}
     for run, its in zip(runs[1:], facts[1:], strict=True):
         if its.get("init_from_sha256") not in start:
             message = f"began neither from the weights of {runs[0]} nor from what that began from"

@@ -33,9 +33,10 @@ import numpy as np
 import PIL.Image
 import torch
 from coral_age import detect, errors
-from coral_age.answers import COVERAGE, NOTE, estimate, infer, prepare
+from coral_age.answers import NOTE, estimate, infer, prepare, share_due
 from coral_age.errors import EXTRAS, InputError, end_as_on_ctrl_c, say
 from coral_age.files import atomic_write
+from coral_age.options import add_interval
 from coral_age.runs import load
 
 try:
@@ -83,6 +84,7 @@ def parse_settings(argv):
         either.add_argument(f"--{name}", type=int, choices=(0, 1), default=0, help=text)
     add("--photos", type=Path, metavar="CSV", help="rows as RUN's test_csv has them, to check on")
     add("--image_path", type=Path, metavar="DIR", help="folder of the image names in that CSV")
+    add_interval(parser)
     args = parser.parse_args(argv)
     if (args.photos is None) != (args.image_path is None):
         refuse("--photos and --image_path go together")
@@ -226,10 +228,11 @@ def parts_of_mean(script):
     return np.arange(count, dtype=np.float64) if script.LOSS in OF_CLASSES else np.ones(count)
 
 
-def add_ages(op, probas, script):
+def add_ages(op, probas, model):
     """Age and interval as predict_labels() and answers.interval() tell them from ``probas``.
 
     The run of classes from i to j is element (i, j) of a matrix (n, K, K)."""
+    script = model.script
     count, double = script.NUM_CLASSES, op("Cast", probas, to=TensorProto.DOUBLE)
     if script.LOSS in ("ce", "sord"):
         label = op("ArgMax", probas, axis=1, keepdims=1)
@@ -256,7 +259,11 @@ def add_ages(op, probas, script):
     here = op("Unsqueeze", label, ints(2))
     inside = op("And", op("LessOrEqual", first, here), op("GreaterOrEqual", last, here))
     whole = (first == 0) & (last == count - 1)
-    enough = op("Or", op("GreaterOrEqual", held, np.float64([COVERAGE])), whole)
+    shares = np.float64([share_due(model, label) for label in range(count)])
+    due = shares[:1]
+    if model.shares is not None:
+        due = op("Unsqueeze", op("Gather", shares, label), ints(2))
+    enough = op("Or", op("GreaterOrEqual", held, due), whole)
     lengths = op("Where", op("And", inside, enough), last - first, ints(count))
     shortest = op("ReduceMin", lengths, axes=[1, 2], keepdims=1)
     held = op("Where", op("Equal", lengths, shortest), held, np.float64([-1]))
@@ -278,7 +285,7 @@ def build(model, kind=np.float32):
     features = add_backbone(op, images, network, kind)
     probas, male = add_outputs(op, features, network, script)
     probas = add_mean(op, probas, script.NUM_PROBAS, views, "probas")
-    add_ages(op, probas, script)
+    add_ages(op, probas, model)
     shapes = {"probas": (TensorProto.FLOAT, ["n", script.NUM_PROBAS])}
     shapes |= {name: (TensorProto.INT64, ["n"]) for name in ("age", "age_low", "age_high")}
     if male:
@@ -352,7 +359,7 @@ def describe(model, precision):
         "size": str(model.size),
         "resize": str(resized(model)),
         "framing": json.dumps(framing(model)),
-        "interval_coverage": str(COVERAGE),
+        "interval_coverage": str(model.interval / 100),
         "precision": precision,
         "note": NOTE,
         "licence": model.licence or "as the photos, and any weights it was begun from, allow",
@@ -455,6 +462,7 @@ def need_known_loss(model, run):
 def export(args):
     """The content of the ONNX file, checked; tells what was found."""
     model = load(args.run)
+    model.interval = args.interval
     need_known_loss(model, args.run)
     if args.photos:
         images, ages = read_photos(model, args.photos, args.image_path)
@@ -496,6 +504,8 @@ def export_page(args):
     need_known_loss(model, args.run)
     detect.need_detector()
     images, script = drawn_faces(model)[:CHECKED], model.script
+    model.interval, labels = args.interval, range(script.NUM_CLASSES)
+    mass = None if model.shares is None else [float(share_due(model, label)) for label in labels]
     if script.CENTER_CROP:
         raise InputError(
             f"{args.run}: --page does not crop photos as {script.DATASET}'s scripts do"
@@ -509,7 +519,8 @@ def export_page(args):
         "loss": script.LOSS,
         "classes": script.NUM_CLASSES,
         "probas": script.NUM_PROBAS,
-        "coverage": COVERAGE,
+        "coverage": model.interval / 100,
+        "mass": mass,
         "gender": bool(model.network.fc_gender),
         "size": model.size,
         "resize": resized(model),

@@ -40,12 +40,12 @@ from urllib.parse import parse_qs, urlsplit
 import numpy as np
 import PIL.Image
 from coral_age import errors, media
-from coral_age.answers import COVERAGE, NOTE, sentence, shares_over, words_of
+from coral_age.answers import NOTE, sentence, shares_over, words_of
 from coral_age.detect import need_detector
 from coral_age.errors import InputError, end_as_on_ctrl_c, reason_of, say
 from coral_age.inputs import Sink, answer
 from coral_age.marked import mark
-from coral_age.options import ages
+from coral_age.options import add_interval, ages
 from coral_age.pictures import Picture, Search, faces, look_at, tell
 from coral_age.runs import PRETRAINED, asked, load, title
 
@@ -293,7 +293,7 @@ def about(model):
         "note": NOTE,
         "youngest": model.script.YOUNGEST_AGE,
         "classes": model.script.NUM_CLASSES,
-        "coverage": COVERAGE,
+        "coverage": model.interval / 100,
         "server": True,
         "megabytes": MEGABYTES,
         "suffixes": sorted(media.known_suffixes()),
@@ -387,6 +387,7 @@ def parse_settings(argv):
         help="address by which the browser reaches the page through a proxy or a forwarded port, "
         "as https://NAME; may be given several times",
     )
+    add_interval(parser)
     add("--port", type=int, default=7860, help="0: any that is free (7860)")
     add("--cuda", type=int, default=-1, help="CUDA device number; -1: the CPU (-1)")
     args = parser.parse_args(argv)
@@ -403,6 +404,7 @@ def serve(server, args):
     """Load the model, print where the page is, and serve until a signal."""
     need_detector()
     server.model = load(args.run, cuda=args.cuda)
+    server.model.interval = args.interval
     faces(server.model, np.zeros((64, 64, 3), np.uint8))  # the first one is slow
     facts, (host, port) = about(server.model), server.server_address[:2]
     if not ipaddress.ip_address(host).is_loopback:

@@ -414,7 +414,7 @@ def digest(path):
 
 def job_of(args, model):
     """What may not change when a job is resumed."""
-    names = "crops", "every", "min_score", "megapixels", "format", "part"
+    names = "crops", "every", "min_score", "megapixels", "interval", "format", "part"
     files = {"weights": model.weights, "boxes": args.boxes, "labels": args.labels}
     job = {n: getattr(args, n) for n in names} | {n: digest(path) for n, path in files.items()}
     return job | {"over": list(args.over)}
@@ -461,6 +461,7 @@ def run(args, stdout):
     groups = groups_for_report(args, notes.append) if args.report else None
     given = {"weights": args.weights, "script": args.script, "image_size": args.image_size or 120}
     model = load(args.run, **given, cuda=args.cuda, over=args.over)
+    model.interval = args.interval
     if known is not None:
         try:
             labels.check_labels(known, paths, map(load_script, SCRIPTS))

@@ -25,7 +25,7 @@ from coral_age.errors import InputError, end_as_on_ctrl_c, reason_of, refuse, sa
 from coral_age.inputs import read_list
 from coral_age.options import parse_options
 from coral_age.runs import load
-from coral_age.table import JOB, columns_of
+from coral_age.table import JOB
 from tqdm import tqdm
 
 try:
@@ -112,7 +112,8 @@ def begin(args, model):
         os.makedirs(root, exist_ok=True)
     elif "/" not in root:
         raise InputError(f"--out {args.out}: give a folder in the bucket")
-    job = {name: getattr(args, name) for name in (*SEARCH, "column")} | {"over": list(args.over)}
+    job = {name: getattr(args, name) for name in (*SEARCH, "column", "interval")}
+    job["over"] = list(args.over)
     job["weights"] = hashlib.sha256(Path(model.weights).read_bytes()).hexdigest()
     there = system.get_file_info(pyarrow.fs.FileSelector(root, allow_not_found=True))
     names = {info.base_name for info in there if not info.base_name.endswith(".tmp")}
@@ -140,6 +141,7 @@ def run(args):
     if not args.crops:
         detect.need_detector(", or give --crops")
     model = load(**given)
+    model.interval = args.interval
     paths = paths_of(args)
     if not begin(args, model):
         say(f"{args.out}: the job there is finished")
@@ -152,7 +154,7 @@ def run(args):
     del paths
     due = done.union(*(part["sources"] for part in todo))
     search = {name: getattr(args, name) for name in SEARCH}
-    worker = args.out, columns_of(model, False) + ["reason"], search, args.batch_size, given
+    worker = args.out, search, args.batch_size, args.interval, given
     with tqdm(total=len(due), initial=len(done), unit="inputs", disable=None) as bar:
         for count in work(todo, worker, args) if todo else ():
             bar.update(count)

@@ -98,11 +98,11 @@ def ask(path, images):
     return dict(zip(names, session.run(None, {"images": images}), strict=True))
 
 
-def slow_decoding(probas, loss):
-    """Label and interval of one face."""
+def slow_decoding(probas, loss, shares=None):
+    """Label and interval of one face, which holds 80 % or by predicted label one of ``shares``."""
     classes = slow_classes(probas, loss)
     label = slow_label(loss, np.float64(probas))
-    return label, *slow_interval(classes, label)[:2]
+    return label, *slow_interval(classes, label, 0.8 if shares is None else shares[label])[:2]
 
 
 # ---- The answers
@@ -178,13 +178,17 @@ def test_the_file_answers_as_torch(loss, gender, size, flip, shifts, tmp_path, c
     shutil.rmtree(tmp_path)
 
 
-def decoder(loss):
-    """The part of the graph that makes ages of probabilities, as a session; the script."""
+def decoder(loss, shares=None):
+    """The part of the graph that makes ages of probabilities, as a session, and the script;
+    ``shares``: what the intervals must hold, by label, of a calibrated run."""
     script = load(MODEL_CODE / f"utk-{loss}.py")
     script.NUM_CLASSES, script.YOUNGEST_AGE = 26, 15
     script.NUM_PROBAS -= 14
+    model = SimpleNamespace(script=script, interval=80, shares=None)
+    if shares is not None:
+        model.shares = np.tile(shares, (len(answers.LEVELS), 1))
     graph = SimpleNamespace(nodes=[], constants=[])
-    export.add_ages(lambda *words, **more: export.add(graph, *words, **more), "probas", script)
+    export.add_ages(lambda *words, **more: export.add(graph, *words, **more), "probas", model)
     helper, shape = onnx.helper, ["n", script.NUM_PROBAS]
     graph = helper.make_graph(
         graph.nodes,
@@ -202,13 +206,16 @@ def decoder(loss):
 
 
 DECODERS = {loss: decoder(loss) for loss in ("ce", "dldl", "l1", "ordinal")}
+SHARES = (np.random.default_rng(1).integers(0, 1024, 26) + 0.5) / 1024  # which no sum below is
+CALIBRATED = {loss: decoder(loss, SHARES) for loss in DECODERS}
 
 
 def check_decoder(loss, probas):
     probas = np.array(probas, np.float32)
-    found = np.transpose(DECODERS[loss].run(None, {"probas": probas}))
-    due = [slow_decoding(row, loss) for row in probas]
-    assert found.tolist() == (np.array(due) + 15).tolist()
+    for session, shares in ((DECODERS[loss], None), (CALIBRATED[loss], SHARES)):
+        found = np.transpose(session.run(None, {"probas": probas}))
+        due = [slow_decoding(row, loss, shares) for row in probas]
+        assert found.tolist() == (np.array(due) + 15).tolist()
 
 
 PARTS = st.integers(0, 1024)  # of 1,024: their sums are exact, and none is 0.8

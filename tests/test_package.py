@@ -15,7 +15,7 @@ from conftest import MODEL_CODE, ROOT, SCRIPTS, load
 from PIL import Image
 
 PYPROJECT = (ROOT / "pyproject.toml").read_text()
-COMMANDS = "predict", "page", "export", "summarize", "average", "predict_ray"
+COMMANDS = "predict", "page", "export", "summarize", "average", "calibrate", "predict_ray"
 
 # All that the package and its commands use of a training script.
 USED = {
@@ -26,6 +26,7 @@ USED = {
     *("RUN_FILES", "parse_settings", "read_split", "load_pixels", "locked", "describe"),
     "ends_of",
     *("begin_run_folder", "evaluate_all", "save_model", "log", "write_facts"),
+    *("age_scores", "write_file"),  # calibrate.py, which writes a run's files, and its figures
 }
 
 

@@ -628,14 +628,14 @@ def slow_classes(probas, loss):
     return [above[k] - above[k + 1] for k in range(len(above) - 1)]
 
 
-def slow_interval(classes, label):
-    """Of all runs that contain ``label`` and 80 %, the shortest, of these the most probable, of
-    these the first."""
+def slow_interval(classes, label, share=0.8):
+    """Of all runs that contain ``label`` and 80 %, or another ``share``, the shortest, of these the
+    most probable, of these the first."""
     runs = []
     for first in range(label + 1):
         for last in range(label, len(classes)):
             held = sum(classes[first : last + 1])
-            if held >= 0.8 or (first, last) == (0, len(classes) - 1):
+            if held >= share or (first, last) == (0, len(classes) - 1):
                 runs.append((last - first, -round(held, 12), first, last, held))
     _, _, first, last, held = min(runs)
     return first, last, held
@@ -688,7 +688,7 @@ def test_an_interval_by_hand():
     script = SimpleNamespace(
         LOSS="coral", YOUNGEST_AGE=21, NUM_CLASSES=5, predict_labels=lambda p: (p > 0.5).sum(1)
     )
-    model = SimpleNamespace(script=script)
+    model = SimpleNamespace(script=script, interval=80, shares=None)
     row = answers.estimate(torch.tensor(probas), 0.25, model)
     assert row == {
         "age": 23, "age_low": 21, "age_high": 24, "interval_probability": 0.95,

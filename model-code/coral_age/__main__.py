@@ -5,7 +5,7 @@ import sys
 
 from coral_age.files import MODEL_CODE
 
-COMMANDS = "predict", "page", "export", "summarize", "average", "ray"
+COMMANDS = "predict", "page", "export", "summarize", "average", "calibrate", "ray"
 FILES = {"ray": "predict_ray"}  # a ray.py would hide the package of that name
 USAGE = f"coral-age {' | '.join(COMMANDS)}, each with options of its own: coral-age predict --help"
 

@@ -13,7 +13,7 @@ NOTE = (
     "labels of one data set. Off by years for single persons, and unable to answer outside the "
     "ages of that set. No proof of anybody's age or gender; not made to decide about people."
 )
-COVERAGE = 0.8  # of the model's probability is within the interval given with an age
+LEVELS = 50, 60, 70, 80, 90, 95, 99  # percent: of intervals in a table of calibrate.py
 
 
 # %% The network
@@ -58,29 +58,43 @@ def heading(model):
     script = model.script
     oldest = script.YOUNGEST_AGE + script.NUM_CLASSES - 1
     facts = {"weights": model.weights, "dataset": script.DATASET, "loss": script.LOSS}
-    facts |= {"ages": [script.YOUNGEST_AGE, oldest], "interval_coverage": COVERAGE}
+    facts |= {"ages": [script.YOUNGEST_AGE, oldest], "interval_coverage": model.interval / 100}
+    if model.shares is not None:
+        facts["interval_calibrated"] = True
     facts |= {"over": list(model.over)} if model.over else {}
     return {"note": NOTE, "model": facts}
 
 
 def class_probas(probas, count):
-    """Probabilities of the K = ``count`` classes, float64 (K,): those of ce, or from P(y > k),
-    (K-1,), sorted, which leaves the number above 0.5, the label, as it is."""
+    """Probabilities of the K = ``count`` classes, float64 (..., K): those of ce, or from P(y > k),
+    (..., K-1), sorted, which leaves the number above 0.5, the label, as it is."""
     probas = np.asarray(probas, np.float64)
-    if len(probas) == count:
+    if probas.shape[-1] == count:
         return probas
-    above = np.concatenate([[1], np.sort(probas)[::-1], [0]])
-    return above[:-1] - above[1:]
+    above, end = np.sort(probas)[..., ::-1], np.ones((*probas.shape[:-1], 1))
+    above = np.concatenate([end, above, 0 * end], axis=-1)
+    return above[..., :-1] - above[..., 1:]
 
 
-def interval(classes, label):
-    """The shortest run of neighbouring classes that contains ``label`` and at least COVERAGE of the
-    probability (of several, the most probable): its first and last class and its probability."""
+def share_due(model, label):
+    """The share of the probability that an interval of model.interval percent must hold where
+    ``label`` is predicted: by the table that calibrate.py made, or else just that."""
+    if not 50 <= model.interval <= 99:
+        raise InputError(f"model.interval is {model.interval}: give percent, from 50 to 99")
+    if model.shares is None:
+        return model.interval / 100
+    return np.interp(model.interval, LEVELS, model.shares[:, label]).item()
+
+
+def interval(classes, label, share=0.8):
+    """The shortest run of neighbouring classes that contains ``label`` and at least ``share`` of
+    the probability (of several, the most probable): its first and last class and its probability.
+    """
     sums = np.concatenate([[0], np.cumsum(classes)])
     for length in range(1, len(classes) + 1):
         starts = np.arange(max(label - length + 1, 0), min(label, len(classes) - length) + 1)
         held = sums[starts + length] - sums[starts]
-        if held.max() >= COVERAGE or length == len(classes):
+        if held.max() >= share or length == len(classes):
             first = starts[held.argmax()].item()
             return first, first + length - 1, held.max().item()
 
@@ -90,7 +104,7 @@ def estimate(probas, male, model):
     script = model.script
     label = script.predict_labels(torch.as_tensor(probas)[None]).item()
     classes = class_probas(probas, script.NUM_CLASSES)
-    first, last, held = interval(classes, label)
+    first, last, held = interval(classes, label, share_due(model, label))
     ages = [script.YOUNGEST_AGE + number for number in (label, first, last)]
     columns = dict(zip(("age", "age_low", "age_high"), ages, strict=True))
     columns["interval_probability"] = round(held, 4)

@@ -1,4 +1,4 @@
-"""The options that predict.py and predict_ray.py have in common."""
+"""The options that several commands have in common."""
 
 import argparse
 from pathlib import Path
@@ -18,9 +18,21 @@ def ages(text):
     return tuple(sorted({int(word) for word in words}))
 
 
+def add_interval(parser):
+    """The option --interval."""
+
+    def percent(text):
+        if text not in map(str, range(50, 100)):
+            raise argparse.ArgumentTypeError(f"{text}: must be a whole number from 50 to 99")
+        return int(text)
+
+    held = "percent of the true ages that the intervals are to hold, 50 to 99 (80)"
+    parser.add_argument("--interval", type=percent, default=80, metavar="PERCENT", help=held)
+
+
 def parse_options(parser, argv, **ranges):
-    """The settings by the ``parser``, which gets these options as well; its error where a number is
-    outside RANGES or ``ranges``, {option: (lowest, highest)}."""
+    """The settings of predict.py or predict_ray.py by the ``parser``, which gets the options of
+    both; its error where a number is outside RANGES or ``ranges``, {option: (lowest, highest)}."""
     add, score, size = parser.add_argument, detect.MIN_SCORE, detect.MEGAPIXELS
     larger = "larger pictures are searched for faces in this size; more finds smaller faces"
     add("--list", type=Path, metavar="FILE", help="images and videos, a path on each line")
@@ -36,6 +48,7 @@ def parse_options(parser, argv, **ranges):
     add("--every", type=int, default=1, metavar="N", help="look at every Nth frame of a video (1)")
     what = "P(age >= T) as well, of each of these ages in years, in columns as over_18"
     add("--over", type=ages, default=(), metavar="T[,T...]", help=what)
+    add_interval(parser)
     add("--batch_size", type=int, default=16, help="faces that the network sees at once (16)")
     args = parser.parse_intermixed_args(argv)
     for name, (low, high) in (RANGES | ranges).items():

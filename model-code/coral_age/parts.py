@@ -22,7 +22,7 @@ from coral_age.files import atomic_write
 from coral_age.inputs import Sink, answer, source_of
 from coral_age.pictures import Search
 from coral_age.runs import load
-from coral_age.table import arrow_table
+from coral_age.table import arrow_table, columns_of
 
 PART = 256  # files in a part; of a Parquet file each row group is one
 LOADS = 8  # files that are fetched from a bucket at once
@@ -186,9 +186,11 @@ class Worker:
     """A model that answers for one part after the other. ``given``: of load(); ``search``: of
     Search()."""
 
-    def __init__(self, out, columns, search, batch_size, given):
-        self.out, self.columns, self.batch_size = out, columns, batch_size
+    def __init__(self, out, search, batch_size, interval, given):
+        self.out, self.batch_size = out, batch_size
         self.search, self.model = Search(**search), load(**given)
+        self.model.interval = interval
+        self.columns = [*columns_of(self.model, False), "reason"]
 
     def __call__(self, batch):
         """Answer for the parts in batch["part"], each as JSON; tell how many inputs they had, and

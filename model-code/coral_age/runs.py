@@ -9,8 +9,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
 
+import numpy as np
 import torch
 
+from coral_age.answers import LEVELS
 from coral_age.errors import InputError, warn
 from coral_age.files import MODEL_CODE
 
@@ -41,6 +43,8 @@ class Model:
     flip: bool
     shifts: bool
     over: tuple = ()  # ages in years: P(age >= T) is told of each T
+    interval: int = 80  # percent of the true ages that the intervals are to hold, 50 to 99
+    shares: np.ndarray | None = None  # (levels, K): see answers.share_due()
 
 
 def load_script(name):
@@ -84,6 +88,21 @@ def terms_of(weights):
     return told if isinstance(told, str) else ""
 
 
+def shares_of(run, count):
+    """The table that calibrate.py put into RUN's run.json, as Model.shares; None without one."""
+    table = json.loads((run / "run.json").read_bytes()).get("intervals")
+    if table is None:
+        return None
+    try:
+        shares = np.array([table[str(level)] for level in LEVELS], np.float64)
+    except (KeyError, TypeError, ValueError):
+        shares = np.empty(0)
+    if shares.shape != (len(LEVELS), count) or not ((shares >= 0) & (shares <= 1)).all():
+        message = f"its intervals are no {count} numbers from 0 to 1 for each of {LEVELS}"
+        raise InputError(f"{run / 'run.json'}: {message}; run calibrate.py again")
+    return shares
+
+
 def read_weights(path):
     """The state dict in the file ``path``, and the shapes of its tensors."""
     try:
@@ -108,6 +127,8 @@ def load(run=None, *, weights=None, script=None, image_size=120, cuda=-1, over=(
     a network of ``script``, the name of the training script, and ``image_size`` in pixels.
     ``cuda`` is the number of the device, -1 the CPU; of each age T in ``over``, in years, P(age >=
     T) is told, too, in a column as over_18. InputError where it can't be had.
+
+    Its intervals are of 80 %, until ``model.interval`` is set to another number from 50 to 99.
     """
     if (script and (run or not weights)) or (weights and not (run or script)):
         message = "the folder of their run, or with --script, what trained them, not with both"
@@ -116,6 +137,7 @@ def load(run=None, *, weights=None, script=None, image_size=120, cuda=-1, over=(
         message = f"this machine has {count} CUDA devices; --cuda -1 is the CPU"
         raise InputError(f"--cuda {cuda}: {message}")
     name, size, switches, ages = script, image_size, dict.fromkeys(SWITCHES, False), {}
+    calibrated = not (script or weights)  # a table is of the run's own weights
     if not script:
         run = Path(run or PRETRAINED)
         name, size, switches, ages = read_run(run)
@@ -143,7 +165,9 @@ def load(run=None, *, weights=None, script=None, image_size=120, cuda=-1, over=(
     if switches["channels_last"]:
         network.to(memory_format=torch.channels_last)
     terms = terms_of(weights)
-    return asked(Model(module, network, size, device, str(weights), terms, **switches), over)
+    model = Model(module, network, size, device, str(weights), terms, **switches)
+    model.shares = shares_of(run, module.NUM_CLASSES) if calibrated else None
+    return asked(model, over)
 
 
 def asked(model, over):
