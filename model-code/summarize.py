@@ -29,6 +29,7 @@ import re
 import sys
 from itertools import combinations
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -936,7 +937,7 @@ def audits(comparisons):
 
 def audit_of(path, result):
     """An Audit of the run whose run.json is at ``path``, and what is said of it."""
-    from coral_age import answers, audit, report
+    from coral_age import answers, audit, report, runs
 
     record, images, prefix = json.loads(path.read_text("utf-8")), result["images"], result["prefix"]
     youngest, count = record["youngest_age"], record["num_classes"]
@@ -946,7 +947,9 @@ def audit_of(path, result):
     probas = np.stack([answers.class_probas(row, count) for row in probas])
     probas /= probas.sum(axis=1, keepdims=True)  # those of ce may have been rounded
     labels = (images["predicted_age"] - youngest).astype(int)
-    ends = np.array([answers.interval(*both) for both in zip(probas, labels, strict=True)])
+    model = SimpleNamespace(interval=80, shares=runs.shares_of(path.parent, count))
+    due = [answers.share_due(model, label) for label in labels]
+    ends = np.array([answers.interval(*row) for row in zip(probas, labels, due, strict=True)])
     low, high = images["low"], images["high"]
     texts = [
         "" if np.isnan(a) else f"{a:g}" if a == b else f"{a:g}-{b:g}"
@@ -967,7 +970,7 @@ def audit_of(path, result):
     facts = {"run": path.parent, "script": f"{record['script']}, epoch: {result['epoch']}"}
     facts |= {"columns left out": left_out}
     name = f"{path.parent.name}/{prefix}model.pt"
-    about = report.About(name, "the test photos of its run", facts, answers.COVERAGE, True)
+    about = report.About(name, "the test photos of its run", facts, model.interval / 100, True)
     return audit.Audit(photos, probas, youngest, groups), about
 
 
