@@ -32,7 +32,7 @@ from types import SimpleNamespace
 import numpy as np
 import PIL.Image
 import torch
-from coral_age import detect, errors
+from coral_age import detect, doubts, errors
 from coral_age.answers import NOTE, estimate, infer, prepare, share_due
 from coral_age.errors import EXTRAS, InputError, end_as_on_ctrl_c, say
 from coral_age.files import atomic_write
@@ -525,6 +525,7 @@ def export_page(args):
         "size": model.size,
         "resize": resized(model),
         "framing": detect.SQUARES.get(script.DATASET),
+        "doubts": {name: value for name, value in vars(doubts).items() if name.isupper()},
     }
     with tempfile.TemporaryDirectory(dir=args.out.parent, prefix=f".{args.out.name}.") as folder:
         made = Path(folder, "page")

@@ -32,7 +32,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from coral_age import audit, detect, labels, media
+from coral_age import audit, detect, doubts, labels, media
 from coral_age.answers import NOTE, class_probas, heading, shares_over, words_of
 from coral_age.errors import (
     EXTRAS,
@@ -105,6 +105,7 @@ def parse_settings(argv):
         "source, frame (of a video, from 0), left, top, right, bottom in pixels as the picture is "
         "shown, turned as EXIF says",
     )
+    add("--sure", action="store_true", help="leave out faces, and genders, that are not sure")
     add("--no_draw", action="store_true", help="no copies of the inputs with the faces marked")
     add("--cuda", type=int, default=-1, help="CUDA device number; -1: the CPU (-1)")
     args = parse_options(parser, argv, cuda=(-1, 1023))
@@ -120,6 +121,8 @@ def parse_settings(argv):
         refuse("--resume and --format go with --out")
     if args.report and not args.labels:
         refuse("--report needs the true values: give --labels CSV")
+    if args.report and args.sure:
+        refuse("--report goes without --sure: it shows what answers that are not sure cost")
     if args.report and args.resume:
         what = "the probabilities of photos that were answered before are not kept"
         refuse(f"--report goes without --resume: {what}; give --overwrite to begin anew")
@@ -144,6 +147,8 @@ def line_of(row, model):
     source = row["source"]
     if row["kind"] == "track":
         source += f" {row['seconds']:.2f}-{row['until_seconds']:.2f} s"
+    if "not_sure" in row:
+        source += f" (not sure: {row['not_sure']})"
     if is_labelled(row):
         known = [row[name] for name in ("true_age", "true_gender") if name in row]
         source += f" (true: {' '.join(known)})"
@@ -160,6 +165,8 @@ class Report:
     labels.read_labels(), or None; ``table``: a Table that keeps the rows, or None; ``audited``: a
     list that receives (key of the label, row, probabilities) of each labelled photo, or None."""
 
+    sure = False  # are faces left out that are not sure?
+
     def __init__(self, model, known, table, quiet, audited=None):
         self.model, self.known, self.table, self.quiet = model, known, table, quiet
         self.audited, self.probas = audited, None  # that of the labelled face
@@ -168,15 +175,21 @@ class Report:
         self.labelled, self.failed = [], 0
         self.found = 0  # rows of the input that is told
         self.films = 0  # labels of videos, which are not scored
+        self.unsure = 0  # faces that are left out
 
     def add(self, source, rows):
         self.found += len(rows)
-        if rows and rows[0]["kind"] != "image":
+        film = bool(rows) and rows[0]["kind"] != "image"
+        if self.known is not None and not film:
+            add_labels(rows, source, self.known)
+        none = "no face"
+        if self.sure and rows:
+            self.unsure += sum("not_sure" in row and row["kind"] != "frame" for row in rows)
+            rows, none = doubts.sure(rows), "not sure"
+        if film:
             self.keep(rows)
         else:
-            if self.known is not None:
-                add_labels(rows, source, self.known)
-            self.told += rows or [{"source": source, "kind": "no face"}]
+            self.told += rows or [{"source": source, "kind": none}]
             self.labelled += filter(is_labelled, rows)
         for row in rows:
             if row["kind"] != "frame" and not self.quiet:
@@ -236,7 +249,7 @@ class Report:
             self.failed += sum(row["kind"] == "error" for row in rows)
             self.films += sum(row["kind"] == "video" for row in rows) * self.has_label(source)
             kinds = {row["kind"] for row in rows}
-            if path_for and kinds & {"image", "no face", "video"}:
+            if path_for and kinds & {"image", "no face", "not sure", "video"}:
                 path_for(source, ".mp4" if "video" in kinds else ".jpg")
         return ended
 
@@ -414,7 +427,7 @@ def digest(path):
 
 def job_of(args, model):
     """What may not change when a job is resumed."""
-    names = "crops", "every", "min_score", "megapixels", "interval", "format", "part"
+    names = "crops", "every", "min_score", "megapixels", "interval", "format", "part", "sure"
     files = {"weights": model.weights, "boxes": args.boxes, "labels": args.labels}
     job = {n: getattr(args, n) for n in names} | {n: digest(path) for n, path in files.items()}
     return job | {"over": list(args.over)}
@@ -480,6 +493,7 @@ def run(args, stdout):
     with table_in(args, columns_of(model, known is not None), model) as table:
         audited = [] if args.report else None
         report = Report(model, known, table, args.json, audited)
+        report.sure = args.sure
         if table:
             table.total = len(paths) + len(unread)
             ended = report.resume(path_for)
@@ -503,6 +517,8 @@ def run(args, stdout):
         write_report(args, model, audited, groups)
     if args.json:
         stdout.write(text)
+    if report.unsure:
+        say(f"{report.unsure} faces are left out, as their answers are not sure")
     for note in notes:
         say(note)
     say(NOTE)

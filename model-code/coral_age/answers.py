@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from coral_age import doubts
 from coral_age.audit import p_at_least
 from coral_age.errors import InputError
 
@@ -114,7 +115,7 @@ def estimate(probas, male, model):
     if male is not None:
         columns["gender"] = "male" if male > 0.5 else "female"
         columns["gender_probability"] = round(max(male, 1 - male), 4)
-    return columns
+    return columns | doubts.of_answer(columns)
 
 
 def words_of(row, model):

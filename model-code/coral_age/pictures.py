@@ -16,7 +16,7 @@ from types import SimpleNamespace
 import numpy as np
 import PIL.Image
 
-from coral_age import detect, media
+from coral_age import detect, doubts, media
 from coral_age.answers import class_probas, estimate, infer_faces, prepare
 from coral_age.errors import InputError, warn
 from coral_age.threads import in_order, lists_of
@@ -81,7 +81,8 @@ class Picture:
     changed: list = field(default_factory=list)  # whether they are others than before,
     change: float = -math.inf  # when that was so last,
     cut: float = -math.inf  # and when there was a cut last
-    faces: list = field(default_factory=list)  # of each the images for the network
+    faces: list = field(default_factory=list)  # of each the images for the network,
+    doubts: list = field(default_factory=list)  # and what speaks against it, of doubts.of_face()
 
     def scale(self):
         """What takes a box in ``pixels`` to one in the photo's own, float (4,)."""
@@ -278,6 +279,12 @@ def look_at(picture, search, model):
     places = [np.clip(np.round(face.box * scale), 0, limits) for face in found]
     picture.places = [place.astype(int).tolist() for place in places]
     picture.faces = [[prepare(image, model) for image in some] for some in images]
+    for face, some in zip(found, picture.faces, strict=False):  # none if the network is not asked
+        square, usual = None, some[len(TURNS) // 2] if len(some) >= len(TURNS) else some[0]
+        if not search.crops:
+            corner, across = detect.square(face.points, model.script.DATASET)
+            square = corner * scale[0], across * scale[0]
+        picture.doubts.append(doubts.of_face(face, square, usual, picture.size))
     return picture
 
 
@@ -297,7 +304,8 @@ def image_rows(picture, probas, male, model):
     rows = []
     for i in range(len(picture.boxes)):
         row = {"source": picture.source, "kind": "image", "face": i + 1}
-        rows.append(row | place_columns(picture, i) | estimate(probas[i], male[i], model))
+        row |= place_columns(picture, i) | estimate(probas[i], male[i], model)
+        rows.append(doubts.add(row, picture.doubts[i]))
     return rows
 
 

@@ -25,6 +25,7 @@ COLUMNS |= dict.fromkeys("face frames left top right bottom".split(), int)
 COLUMNS |= {"score": float, "turn": int, "age": int, "age_low": int, "age_high": int}
 COLUMNS |= {"interval_probability": float, "at_end_of_range": bool}
 COLUMNS |= {"gender": str, "gender_probability": float}
+COLUMNS |= {"not_sure": str, "gender_not_sure": str}
 COLUMNS |= {"true_age": str, "true_gender": str, "reason": str}
 OVER = "at_end_of_range"  # after which columns as over_18 come
 
@@ -32,7 +33,8 @@ OVER = "at_end_of_range"  # after which columns as over_18 come
 def columns_of(model, labelled):
     """The columns of predictions.csv."""
     left = set() if labelled else {"true_age", "true_gender"}
-    left |= set() if model.network.fc_gender else {"gender", "gender_probability"}
+    genders = {"gender", "gender_probability", "gender_not_sure"}
+    left |= set() if model.network.fc_gender else genders
     names = [name for name in COLUMNS if name not in left | {"reason"}]
     place = names.index(OVER) + 1
     return names[:place] + [f"over_{limit}" for limit in model.over] + names[place:]

@@ -2,13 +2,13 @@
 
 import math
 import statistics
-from collections import deque
+from collections import Counter, deque
 from dataclasses import dataclass, field
 from types import SimpleNamespace
 
 import numpy as np
 
-from coral_age import detect
+from coral_age import detect, doubts
 from coral_age.answers import estimate
 from coral_age.marked import Copy
 
@@ -131,7 +131,7 @@ def follow(picture, probas, male):
             found[i] = clip.count
             clip.tracks[clip.count] = SimpleNamespace(
                 face=clip.count, places=deque(maxlen=30), frames=0, asked=0, probas=0, male=0,
-                score=0, frame=picture.number, seconds=picture.seconds,
+                score=0, frame=picture.number, seconds=picture.seconds, doubts=Counter(),
             )  # fmt: skip
         if i in found:
             track = clip.tracks[found[i]]
@@ -142,6 +142,7 @@ def follow(picture, probas, male):
             track.score = None if picture.scores[i] is None else track.score + picture.scores[i]
         if picture.asked:
             track.asked += 1
+            track.doubts.update(picture.doubts[i])
             track.probas = track.probas + probas[i].double()
             track.male = None if male[i] is None else track.male + male[i]
     return {i: clip.tracks[face] for i, face in sorted(found.items())}
@@ -150,7 +151,8 @@ def follow(picture, probas, male):
 def mean_estimate(track, model):
     """estimate() of a track's faces so far, from the means of their probabilities."""
     male = None if track.male is None else track.male / track.asked
-    return estimate(track.probas / track.asked, male, model)
+    usual = [reason for reason, count in track.doubts.items() if 2 * count > track.asked]
+    return doubts.add(estimate(track.probas / track.asked, male, model), usual)
 
 
 def ended_tracks(clip, before, source, model):

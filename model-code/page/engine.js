@@ -2,7 +2,7 @@
 // ONNX Runtime. It gets {id, kind, ...} and answers with {id, ...} or {id, error}.
 "use strict"
 import * as ort from "./ort.wasm.bundle.min.mjs"
-import {cut, even, findInPhoto, prepare, squares, TURNS} from "./faces.js"
+import {cut, even, findInPhoto, prepare, square, squares, TURNS} from "./faces.js"
 import {picture} from "./pixels.js"
 import {lastTracks, newClip, nextPicture} from "./tracks.js"
 
@@ -52,7 +52,8 @@ async function detect(data, height, width) {
   return detector.outputNames.map((name) => found[name].data)
 }
 
-// [P(y > 0), ..., P(male)] of each face, the means over the images of it that the network sees.
+// [P(y > 0), ..., P(male)] of each face, the means over the images of it that the network sees, and
+// as ``doubts`` what speaks against it.
 async function ask(image, faces, turns) {
   const side = about.size, area = 3 * side ** 2, count = about.probas
   const images = [], owner = []
@@ -62,7 +63,8 @@ async function ask(image, faces, turns) {
       owner.push(i)
     }
   })
-  const answers = faces.map(() => new Array(count + 1).fill(0))
+  const answers = faces.map((face, i) => Object.assign(new Array(count + 1).fill(0),
+    {doubts: doubtsOf(face, images[owner.indexOf(i) + (turns.length >> 1)], image)}))
   const shown = faces.map((_, i) => owner.filter((other) => other == i).length)
   for (let begin = 0; begin < images.length; begin += SHOWN) {
     const some = images.slice(begin, begin + SHOWN), batch = new Uint8Array(some.length * area)
@@ -78,6 +80,40 @@ async function ask(image, faces, turns) {
   return answers
 }
 
+// What speaks against a face, as coral_age/doubts.py says it; ``seen``: what the network sees.
+function doubtsOf(face, seen, {width, height}) {
+  const limits = about.doubts, [corner, across] = square(face.points, about.framing), found = []
+  const [eyeA, eyeB, , mouthA, mouthB] = face.points
+  const eyes = [(eyeA[0] + eyeB[0]) / 2, (eyeA[1] + eyeB[1]) / 2]
+  const mouth = [(mouthA[0] + mouthB[0]) / 2, (mouthA[1] + mouthB[1]) / 2]
+  let inside = 0
+  for (let i = 0; i < 256; i++) {
+    const [u, v] = [(i % 16 + .5) / 16, (Math.floor(i / 16) + .5) / 16]
+    const x = corner[0] + across[0] * u - across[1] * v, y = corner[1] + across[1] * u + across[0] * v
+    inside += x >= 0 && x < width && y >= 0 && y < height
+  }
+  if (Math.hypot(...across) < limits.SMALL) found.push("too small")
+  if (inside / 256 < limits.INSIDE) found.push("at the picture's edge")
+  const apart = Math.hypot(eyeB[0] - eyeA[0], eyeB[1] - eyeA[1])
+  if (apart < limits.FRONTAL * Math.hypot(mouth[0] - eyes[0], mouth[1] - eyes[1])) found.push("turned away")
+  if (sharpness(seen, about.size) < limits.SHARP) found.push("blurred")
+  if (face.score < limits.CLEAR) found.push("hard to make out")
+  return found
+}
+
+function sharpness(seen, side) {
+  const area = side * side, grey = new Float64Array(area), lap = []
+  for (let i = 0; i < area; i++) grey[i] = (seen[i] + seen[area + i] + seen[2 * area + i]) / 3
+  for (let y = 1; y < side - 1; y++)
+    for (let i = y * side + 1; i < (y + 1) * side - 1; i++)
+      lap.push(4 * grey[i] - grey[i - side] - grey[i + side] - grey[i - 1] - grey[i + 1])
+  const spread = (some) => {
+    const middle = some.reduce((a, b) => a + b) / some.length
+    return Math.sqrt(some.reduce((sum, x) => sum + (x - middle) ** 2, 0) / some.length)
+  }
+  return spread(lap) / Math.max(spread(grey), 1)
+}
+
 // The label that the loss of the network makes of its probabilities.
 function labelOf(probas) {
   if (about.loss == "dldl") return even(probas.reduce((sum, p, k) => sum + p * k, 0))
@@ -87,7 +123,7 @@ function labelOf(probas) {
 }
 
 // What is said of a face, as coral_age/answers.py says it.
-function estimate(answer) {
+function estimate(answer, reasons) {
   const probas = answer.slice(0, -1), {youngest} = about, whole = probas.length == about.classes
   const label = labelOf(probas)
   const above = [1, ...[...probas].sort((a, b) => b - a), 0]
@@ -100,7 +136,14 @@ function estimate(answer) {
     const male = answer.at(-1)
     told.gender = male > .5 ? "male" : "female"
     told.gender_probability = Math.max(male, 1 - male)
+    const {CHILD, LIKELY} = about.doubts, why = []
+    if (told.age < CHILD) why.push("a child")
+    if (told.gender_probability < LIKELY) why.push("both are likely")
+    if (why.length) told.gender_not_sure = why.join(", ")
   }
+  const all = [...reasons]
+  if (told.at_end_of_range && told.age) all.push("youngest or oldest age that the model knows")
+  if (all.length) told.not_sure = all.join(", ")
   return told
 }
 
@@ -137,7 +180,7 @@ const kinds = {
     const image = rgb(pixels), [faces, turn] = await findInPhoto(image, detect)
     const answers = await ask(image, faces, TURNS)
     return {faces: faces.map((face, i) => ({face: i + 1, ...sides(face.box, image), score: face.score,
-      turn, ...estimate(answers[i])}))}
+      turn, ...estimate(answers[i], answers[i].doubts)}))}
   },
   async frame({pixels, seconds, first}) {
     if (first) clip = newClip()
@@ -148,7 +191,8 @@ const kinds = {
   },
   end: async () => ({ended: lastTracks(clip).map(summary)}),
 }
-const ofTrack = (track) => estimate(track.sum.map((sum) => sum / track.asked))
+const ofTrack = (track) => estimate(track.sum.map((sum) => sum / track.asked),
+  Object.keys(track.doubts).filter((reason) => 2 * track.doubts[reason] > track.asked))
 const summary = (track) => ({face: track.face, seconds: track.seconds, until_seconds: track.until,
   frames: track.frames, ...ofTrack(track)})
 

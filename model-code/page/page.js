@@ -131,6 +131,11 @@ function sentences(face) {
   return told
 }
 
+function tellDoubts(place, face) {
+  if (face.not_sure) element(place, "div", `not sure: ${face.not_sure}`, "doubt")
+  if (face.gender_not_sure) element(place, "div", `gender not sure: ${face.gender_not_sure}`, "doubt")
+}
+
 // The picture with its boxes at the left, and a card for each face.
 function show(article, shown, size, faces) {
   const columns = element(article, "div", "", "columns"), picture = element(columns, "div", "", "picture")
@@ -157,7 +162,7 @@ function show(article, shown, size, faces) {
     element(words, "strong", years(face))
     element(words, "span", face.age == 1 ? " year" : " years")
     element(words, "div", sentences(face).join(" · "))
-    for (const doubt of face.doubts ?? []) element(words, "div", `not sure: ${doubt}`, "doubt")
+    tellDoubts(words, face)
     button.onclick = () => choose(face.face)
     drawThumb(thumb, face.thumb ?? shown, face, size)
     draw(element(card, "div", "", "chart"), face)
@@ -279,6 +284,7 @@ function showFilm(article, film, tracks, views) {
     element(words, "strong", years(track))
     element(words, "span", " years")
     element(words, "div", sentences(track).join(" · "))
+    tellDoubts(words, track)
     element(words, "div", `${track.seconds.toFixed(1)} to ${track.until_seconds.toFixed(1)} s`, "quiet")
     button.onclick = () => { film.currentTime = track.seconds }
   }
@@ -478,7 +484,7 @@ by("open").hidden = !navigator.mediaDevices  // not given to a page of another m
 // ---- Keeping the answers
 const COLUMNS = ["source", "kind", "face", "seconds", "until_seconds", "frames", "left", "top", "right",
   "bottom", "score", "turn", "age", "age_low", "age_high", "interval_probability", "at_end_of_range",
-  "gender", "gender_probability"]
+  "gender", "gender_probability", "not_sure", "gender_not_sure"]
 
 function rows() {
   return kept.map(({article, thumb, ...row}) => ({...row,

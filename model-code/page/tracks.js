@@ -101,7 +101,8 @@ function follow(clip, found, boxes, seconds, answers) {
     }
   boxes.forEach((box, i) => {
     if (!tracks.has(i) && found.asked) {
-      const track = {face: ++clip.count, places: [], frames: 0, asked: 0, sum: null, seconds}
+      const track = {face: ++clip.count, places: [], frames: 0, asked: 0, sum: null, seconds,
+        doubts: {}}
       clip.tracks.set(track.face, track)
       tracks.set(i, track)
     }
@@ -112,6 +113,7 @@ function follow(clip, found, boxes, seconds, answers) {
     track.places = [...track.places, [seconds, box[0] + width / 2, box[1] + height / 2, width, height]].slice(-30)
     if (found.asked) {
       track.asked += 1
+      for (const reason of answers[i].doubts) track.doubts[reason] = (track.doubts[reason] ?? 0) + 1
       track.sum = track.sum ? track.sum.map((p, k) => p + answers[i][k]) : [...answers[i]]
     }
   })
