@@ -60,7 +60,7 @@ def test_reasons():
     assert moved([])
     assert moved(["too small"], square=(10 + 10j, 0.99 * doubts.SMALL + 0j))
     assert moved([], square=(10 + 10j, 1.01 * doubts.SMALL + 0j))
-    assert moved(["at the picture's edge"], square=(-20 + 10j, 100 + 0j))
+    assert moved(["at the picture's edge"], square=(-40 + 10j, 100 + 0j))
     narrow = POINTS * [doubts.FRONTAL * 0.99, 1]
     assert moved(["turned away"], face=face(narrow))  # eyes to mouth are as far as eye to eye
     assert moved([], face=face(POINTS * [doubts.FRONTAL * 1.01, 1]))

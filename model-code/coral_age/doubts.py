@@ -1,18 +1,18 @@
 """Why an answer may be further off than others: the columns not_sure and gender_not_sure.
 
-The limits were chosen on photos of FairFace's, APPA-REAL's and All-Age-Faces' dev parts and such
-photos made smaller, blurred and cut off; the curves are in model-code/pretrained/README.md.
+The limits were chosen on 2,368 photos of the dev parts of FairFace, APPA-REAL and All-Age-Faces and
+of fairface-dev, and on 240 of them made smaller, blurred and cut off (model-code/README.md).
 """
 
 import numpy as np
 
-SMALL = 40  # pixels: side of the square that the network is shown, in the photo
+SMALL = 30  # pixels: side of the square that the network is shown, in the photo
 CLEAR = 0.8  # the detector's score; below it a face is hidden in part, turned, dark or none
-FRONTAL = 0.7  # distance of the eyes, by that from eyes to mouth: about 1 of a face from the front
-SHARP = 0.17  # sharpness()
-INSIDE = 0.85  # share of that square that is in the photo
+FRONTAL = 0.65  # distance of the eyes, by that from eyes to mouth: about 1 of a face from the front
+SHARP = 0.12  # sharpness(), of images of 96 pixels
+INSIDE = 0.7  # share of that square that is in the photo
 CHILD = 13  # years: of younger ones the gender is hard to tell
-LIKELY = 0.75  # probability of the gender
+LIKELY = 0.7  # probability of the gender
 
 
 def sharpness(image):
