@@ -175,7 +175,8 @@ LINES = {  # of figures(): what it is, and its form
     "interval_holds": ("intervals of 80 % hold", ".1%"),
     "interval_years": ("and are wide (years)", ".1f"),
 }
-BY = {"predicted": ("interval_holds", "interval_years"), "true": ("mae", "too_old_by")}
+BY = {"predicted": ("interval_holds", "interval_years")}
+BY |= {"true": ("mae", "too_old_by", "interval_holds")}
 
 
 def report(before, after):
@@ -186,7 +187,8 @@ def report(before, after):
             one, other = (format(told[key], form) for told in (before, after))
             lines.append(f"{what:29} {one:>7} {other:>7}")
     for kind, keys in BY.items():
-        lines.append(f"by {kind} age: photos, {', '.join(LINES[key][0] for key in keys)}")
+        names = ", ".join(LINES[key][0] for key in keys)
+        lines.append(f"by {kind} age, before and after: photos, {names}")
         groups = [told[f"by_{kind}_age"] for told in (before, after)]
         for decade in sorted(groups[0] | groups[1], key=lambda name: int(name.split("-")[0])):
             line = f"{decade:>8}"
