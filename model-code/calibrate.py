@@ -206,7 +206,9 @@ def digest_of(path):
 
 
 def check_outpath(args, script):
-    """InputError where --outpath holds a run."""
+    """InputError where --outpath is no folder for a new run."""
+    if args.outpath.exists() and not args.outpath.is_dir():
+        raise InputError(f"--outpath {args.outpath}: is a file; give a new folder")
     if found := [name for name in script.RUN_FILES if (args.outpath / name).exists()]:
         message = f"holds a run ({found[0]}); give a new folder"
         raise InputError(f"--outpath {args.outpath} {message}")
