@@ -175,7 +175,8 @@ LINES = {  # of figures(): what it is, and its form
     "interval_holds": ("intervals of 80 % hold", ".1%"),
     "interval_years": ("and are wide (years)", ".1f"),
 }
-BY = {"predicted": ("interval_holds", "interval_years"), "true": ("mae", "too_old_by")}
+BY = {"predicted": ("interval_holds", "interval_years")}
+BY |= {"true": ("mae", "too_old_by", "interval_holds")}
 
 
 def report(before, after):
@@ -186,7 +187,8 @@ def report(before, after):
             one, other = (format(told[key], form) for told in (before, after))
             lines.append(f"{what:29} {one:>7} {other:>7}")
     for kind, keys in BY.items():
-        lines.append(f"by {kind} age: photos, {', '.join(LINES[key][0] for key in keys)}")
+        names = ", ".join(LINES[key][0] for key in keys)
+        lines.append(f"by {kind} age, before and after: photos, {names}")
         groups = [told[f"by_{kind}_age"] for told in (before, after)]
         for decade in sorted(groups[0] | groups[1], key=lambda name: int(name.split("-")[0])):
             line = f"{decade:>8}"
@@ -204,7 +206,9 @@ def digest_of(path):
 
 
 def check_outpath(args, script):
-    """InputError where --outpath holds a run."""
+    """InputError where --outpath is no folder for a new run."""
+    if args.outpath.exists() and not args.outpath.is_dir():
+        raise InputError(f"--outpath {args.outpath}: is a file; give a new folder")
     if found := [name for name in script.RUN_FILES if (args.outpath / name).exists()]:
         message = f"holds a run ({found[0]}); give a new folder"
         raise InputError(f"--outpath {args.outpath} {message}")

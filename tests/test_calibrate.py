@@ -552,6 +552,8 @@ def test_runs_that_cannot_be_calibrated(run, tmp_path, capsys):
     err = refused(capsys, run, "--outpath", other)
     assert f"--outpath {other} holds a run (run.json); give a new folder" in err
     assert (other / "model.pt").read_bytes() == before
+    err = refused(capsys, run, "--outpath", other / "model.pt")
+    assert f"--outpath {other / 'model.pt'}: is a file; give a new folder" in err
 
 
 def test_answers_without_any_width(run, tmp_path, monkeypatch, capsys):
