@@ -777,33 +777,6 @@ def evaluate_all(model, prefix, splits, args, device):
     return metrics, list(lines.values())
 
 
-def evaluate_start(model, split, args, device):
-    """Save the answers of the network that training begins from, as those of a model of its own."""
-    with torch.random.fork_rng(devices=[]):  # training goes on as it would without
-        probas, male = evaluate(model, split, args, device)
-    save_predictions(args, "start_", split, probas, male)
-
-
-def compare_with_start(split, args):
-    """The metric start_test_mae, of the network that training began from, and a line that says
-    whether training has brought the test answers nearer to the ages; nothing if it began anew.
-    Errors are years_off(), compared image by image."""
-    names = [f"{prefix}test_probas.npy" for prefix in ("start_", "best_" if args.valid_csv else "")]
-    known = tell_something(split.labels)
-    if RANK > 0 or not known.any() or not (args.outpath / names[0]).exists():
-        return {}, []
-    answers = [predict_labels(torch.tensor(np.load(args.outpath / name))) for name in names]
-    before, now = (years_off(split.labels, some)[known] for some in answers)
-    gain, count = before - now, len(before)
-    error = gain.std().item() / math.sqrt(count) if count > 1 else math.inf
-    gain, says = gain.mean().item(), "no difference that these images can show"
-    if abs(gain) > 2 * error:
-        says = "it has paid" if gain > 0 else "it made it worse, keep what it began from"
-    line = f"MAE before training: {before.mean():.2f} | After: {now.mean():.2f}"
-    line += f" | Gain: {gain:.2f} (standard error {error:.2f}): {says}"
-    return {"start_test_mae": before.mean().item()}, [line]
-
-
 # %% From here on: settings, files, processes, resuming, the command line [all]
 # For `uv run`, which then needs no environment; the same as requirements.txt.
 # /// script
@@ -1162,17 +1135,18 @@ def init_weights(model, path):
         outputs = {"gender": {}, "age": {}}
         for name in state.keys() - kept.keys():
             outputs["gender" if name.startswith("fc_gender") else "age"][name] = state[name]
-        told = []
+        told, anew = [], []
         for what, layer in outputs.items():
             if all(name in given and given[name].shape == layer[name].shape for name in layer):
                 kept |= layer
                 told += [what] if layer else []
             else:
-                lacks = f"has no layer for {what} as this script's"
-                warn(f"--init_from {path}: {lacks}: it starts anew")
+                anew.append(f"has no layer for {what} as this script's: it starts anew")
         for name, tensor in kept.items():
             if "num_batches" not in name:
                 tensor.copy_(given[name].view_as(tensor))
+    for what in anew:
+        warn(f"--init_from {path}: {what}")
     return told
 
 
@@ -1653,6 +1627,33 @@ def end_record(facts, args, metrics, lines):
     for line in lines:
         log(args, line)
     write_facts(args, facts | {"metrics": metrics, "status": "finished"})
+
+
+def evaluate_start(model, split, args, device):
+    """Save the answers of the network that training begins from, as those of a model of its own."""
+    with torch.random.fork_rng(devices=[]):  # training goes on as it would without
+        probas, male = evaluate(model, split, args, device)
+    save_predictions(args, "start_", split, probas, male)
+
+
+def compare_with_start(split, args):
+    """The metric start_test_mae, of the network that training began from, and a line that says
+    whether training has brought the test answers nearer to the ages; nothing if it began anew.
+    Errors are years_off(), compared image by image."""
+    names = [f"{prefix}test_probas.npy" for prefix in ("start_", "best_" if args.valid_csv else "")]
+    known = tell_something(split.labels)
+    if RANK > 0 or not known.any() or not (args.outpath / names[0]).exists():
+        return {}, []
+    answers = [predict_labels(torch.tensor(np.load(args.outpath / name))) for name in names]
+    before, now = (years_off(split.labels, some)[known] for some in answers)
+    gain, count = before - now, len(before)
+    error = gain.std().item() / math.sqrt(count) if count > 1 else math.inf
+    gain, says = gain.mean().item(), "no difference that these images can show"
+    if abs(gain) > 2 * error:
+        says = "it has paid" if gain > 0 else "it made it worse, keep what it began from"
+    line = f"MAE before training: {before.mean():.2f} | After: {now.mean():.2f}"
+    line += f" | Gain: {gain:.2f} (standard error {error:.2f}): {says}"
+    return {"start_test_mae": before.mean().item()}, [line]
 
 
 # %% Resuming [all]

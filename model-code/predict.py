@@ -147,11 +147,11 @@ def line_of(row, model):
     source = row["source"]
     if row["kind"] == "track":
         source += f" {row['seconds']:.2f}-{row['until_seconds']:.2f} s"
-    if "not_sure" in row:
-        source += f" (not sure: {row['not_sure']})"
     if is_labelled(row):
         known = [row[name] for name in ("true_age", "true_gender") if name in row]
         source += f" (true: {' '.join(known)})"
+    if "not_sure" in row:
+        source += f" (not sure: {row['not_sure']})"
     shares = [share for _, share in shares_over(row, model)]
     return as_line(words_of(row, model), shares, row["face"], source)
 

@@ -126,7 +126,9 @@ def test_outpath_is_required(capsys):
 
 
 def test_what_is_not_for_ce(data, capsys):
-    assert "--imp_weight 1: ce has no tasks" in refusal(data, capsys, "--imp_weight=1", module=CE)
+    assert "--imp_weight 1: ce has no task importance weights" in refusal(
+        data, capsys, "--imp_weight=1", module=CE
+    )
 
 
 @pytest.mark.parametrize(

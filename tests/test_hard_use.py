@@ -464,7 +464,7 @@ def test_predictions_of_odd_names_on_an_ascii_terminal(tmp_path):
         PYTHONIOENCODING="ascii",
     )
     assert (result.returncode, result.stderr) == (0, "")
-    assert "  1  " in result.stdout and r"\u7167\u7247.jpg" + "\n" in result.stdout
+    assert "  1  " in result.stdout and r"\u7167\u7247.jpg" in result.stdout
     assert "照片.jpg" in (tmp_path / "out" / "predictions.csv").read_text(encoding="utf-8")
 
 

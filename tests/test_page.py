@@ -285,6 +285,7 @@ def test_a_video(server, run, tmp_path):
     assert len(tracks) == 2
     for told, row in zip(found["tracks"], tracks, strict=True):
         age, years, gender = told.pop("words")
+        assert told.pop("shares") == []
         assert age.split()[0] == row["age"] and years == f"{row['age_low']}-{row['age_high']}"
         assert gender == f"{row['gender']} {float(row['gender_probability']):.0%}"
         same = {key: str(value) for key, value in told.items() if key != "source"}

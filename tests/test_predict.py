@@ -688,7 +688,7 @@ def test_an_interval_by_hand():
     script = SimpleNamespace(
         LOSS="coral", YOUNGEST_AGE=21, NUM_CLASSES=5, predict_labels=lambda p: (p > 0.5).sum(1)
     )
-    model = SimpleNamespace(script=script, interval=80, shares=None)
+    model = SimpleNamespace(script=script, interval=80, shares=None, over=())
     row = answers.estimate(torch.tensor(probas), 0.25, model)
     assert row == {
         "age": 23, "age_low": 21, "age_high": 24, "interval_probability": 0.95,
@@ -1824,7 +1824,7 @@ def test_labels_by_hand(run, tmp_path, capsys):
             assert row["gender_accuracy"] == pytest.approx(sum(known) / len(known))
         shown = capsys.readouterr().out
         assert "4 of 5 labelled photos are here, with a face\n" in shown
-        assert f"{tmp_path / 'in' / 'a' / '1.png'} (true: 20 male)\n" in shown
+        assert f"{tmp_path / 'in' / 'a' / '1.png'} (true: 20 male)" in shown
         last = told["scores"][-1]
         assert f"30-39         1 {last['mae']:6.2f} {last['rmse']:6.2f}" in shown
 

@@ -149,6 +149,8 @@ def test_photos(page, faces_run, tmp_path):
         for row, face in zip(found, due, strict=True):
             for name in ("left", "top", "right", "bottom", "turn", "gender"):
                 assert row[name] == face[name]
+            for name in ("not_sure", "gender_not_sure"):
+                assert row.get(name) == face.get(name)
             assert abs(row["age"] - face["age"]) <= 1
             assert np.allclose(row["age_probas"], face["age_probas"], atol=0.01)
             assert sum(row["age_probas"]) == pytest.approx(1)
@@ -193,7 +195,7 @@ def test_limits_and_tables(page, tmp_path):
         page.get_by_role("button", name="CSV").click()
     text = download.value.path().read_text()
     head, line = text.splitlines()
-    assert head.endswith("gender,gender_probability,over_18,over_40")
+    assert head.endswith("gender,gender_probability,not_sure,gender_not_sure,over_18,over_40")
     assert line.startswith('"a ""face"", mine.png",image,1,')
 
 
@@ -226,12 +228,16 @@ def test_the_camera(page):
     assert not camera.evaluate("one => one.active")
 
 
-def test_without_a_network(page, site):
+def test_without_a_network(browser, site):  # noqa: F811
     """After the first visit; and nothing may be sent anywhere else."""
+    face = {"name": "a.png", "mimeType": "image/png", "buffer": png(FACE)}
+    page = browser.new_page()
+    page.set_default_timeout(300_000)
+    page.goto(site)
     page.evaluate("navigator.serviceWorker.ready.then(() => 1)")
     page.context.set_offline(True)
     page.reload()
-    page.set_input_files("#files", {"name": "a.png", "mimeType": "image/png", "buffer": png(FACE)})
+    page.set_input_files("#files", face)
     articles(page, 1)
     page.context.set_offline(False)
     sent = "fetch('http://localhost:1/').then(() => 'sent', (error) => 'refused')"
@@ -239,6 +245,7 @@ def test_without_a_network(page, site):
         (event) => done(event.violatedDirective)))"""
     both = page.evaluate(f"Promise.all([{blocked}, {sent}])")
     assert both == ["connect-src", "refused"]
+    page.close()
 
 
 def test_one_file(browser, faces_run, package, tmp_path):  # noqa: F811
