@@ -15,7 +15,6 @@ but for the paths and the device given here.
 
 import argparse
 import functools
-import hashlib
 import json
 import sys
 import time
@@ -24,7 +23,7 @@ from pathlib import Path
 import torch
 from coral_age import errors
 from coral_age.errors import InputError, end_as_on_ctrl_c
-from coral_age.runs import load
+from coral_age.runs import digest_of, load, need_no_run
 
 GIVEN = "train_csv", "valid_csv", "test_csv", "image_path", "cuda"  # elsewhere than in the last RUN
 
@@ -67,11 +66,6 @@ def checked(runs):
     return models, facts, digests
 
 
-def digest_of(path):
-    """The SHA-256 of a file."""
-    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
-
-
 def output_layers(model):
     """What must be equal for the weights of two networks to mean the same: the loss, the age of
     label 0, and all shapes."""
@@ -102,9 +96,7 @@ def average(args):
     network.to(device)
 
     with script.locked(args.outpath):
-        if found := [name for name in script.RUN_FILES if (args.outpath / name).exists()]:
-            message = f"holds a run ({found[0]}); give a new folder"
-            raise InputError(f"--outpath {args.outpath} {message}")
+        need_no_run(args.outpath, script)
         csvs = {name: getattr(settings, f"{name}_csv") for name in ("train", "valid", "test")}
         splits = {name: script.read_split(csv, settings) for name, csv in csvs.items() if csv}
         script.load_pixels(splits, settings)

@@ -17,7 +17,6 @@ a run: predict.py, page.py, export.py and the other tools take it as they take R
 
 import argparse
 import functools
-import hashlib
 import json
 import shutil
 import sys
@@ -34,7 +33,7 @@ from coral_age.answers import LEVELS, share_due
 from coral_age.errors import InputError, end_as_on_ctrl_c, reason_of
 from coral_age.inputs import look_at_files
 from coral_age.pictures import BATCH, SHOWN, Search
-from coral_age.runs import SCRIPTS, load, load_script, read_weights
+from coral_age.runs import SCRIPTS, digest_of, load, load_script, need_no_run, read_weights
 from coral_age.threads import in_order, lists_of
 from tqdm import tqdm
 
@@ -200,18 +199,11 @@ def report(before, after):
 
 
 # %% The run folder
-def digest_of(path):
-    """The SHA-256 of a file."""
-    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
-
-
 def check_outpath(args, script):
     """InputError where --outpath is no folder for a new run."""
     if args.outpath.exists() and not args.outpath.is_dir():
         raise InputError(f"--outpath {args.outpath}: is a file; give a new folder")
-    if found := [name for name in script.RUN_FILES if (args.outpath / name).exists()]:
-        message = f"holds a run ({found[0]}); give a new folder"
-        raise InputError(f"--outpath {args.outpath} {message}")
+    need_no_run(args.outpath, script)
 
 
 def write_weights(args, model, found):

@@ -88,6 +88,17 @@ def terms_of(weights):
     return told if isinstance(told, str) else ""
 
 
+def digest_of(path):
+    """The SHA-256 of a file."""
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
+
+
+def need_no_run(out, script):
+    """InputError where --outpath ``out`` holds a run's files already."""
+    if found := [name for name in script.RUN_FILES if (out / name).exists()]:
+        raise InputError(f"--outpath {out} holds a run ({found[0]}); give a new folder")
+
+
 def shares_of(run, count):
     """The table that calibrate.py put into RUN's run.json, as Model.shares; None without one."""
     table = json.loads((run / "run.json").read_bytes()).get("intervals")

@@ -231,11 +231,11 @@ export function prepare(image, side, resized) {
 // ---- What has changed from one picture of a video to the next
 const PARTS = Array.from({length: 2 * LOOK}, (_, i) => (i + .5) / (2 * LOOK))
 
-// The pixels at PARTS of a square, as grey values without their mean.
-export function thumbnail(image, [corner, across]) {
+// The pixels at ``place`` of each two PARTS, as grey values without their mean.
+function lookAt(image, place) {
   const grey = new Float32Array(LOOK * LOOK)
   PARTS.forEach((v, j) => PARTS.forEach((u, i) => {
-    const [x, y] = add(corner, mul(across, [u, v]))
+    const [x, y] = place(u, v)
     const column = within(Math.trunc(x), 0, image.width - 1), row = within(Math.trunc(y), 0, image.height - 1)
     grey[(j >> 1) * LOOK + (i >> 1)] += image.data[(row * image.width + column) * 3 + 1] / 4
   }))
@@ -243,14 +243,12 @@ export function thumbnail(image, [corner, across]) {
   return grey.map((value) => value - middle)
 }
 
-export function thumbnailOfAll({width, height, data}) {
-  const grey = new Float32Array(LOOK * LOOK)
-  PARTS.forEach((v, j) => PARTS.forEach((u, i) => {
-    const from = (Math.trunc(v * height) * width + Math.trunc(u * width)) * 3
-    grey[(j >> 1) * LOOK + (i >> 1)] += data[from + 1] / 4
-  }))
-  const middle = grey.reduce((a, b) => a + b) / grey.length
-  return grey.map((value) => value - middle)
+export function thumbnail(image, [corner, across]) {
+  return lookAt(image, (u, v) => add(corner, mul(across, [u, v])))
+}
+
+export function thumbnailOfAll(image) {
+  return lookAt(image, (u, v) => [u * image.width, v * image.height])
 }
 
 export function likeness(a, b) {
