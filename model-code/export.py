@@ -22,7 +22,6 @@ host of static files, as `python -m http.server -d site`. ONNX Runtime Web comes
 import argparse
 import copy
 import functools
-import hashlib
 import json
 import sys
 import tempfile
@@ -37,7 +36,7 @@ from coral_age.answers import NOTE, estimate, infer, prepare, share_due
 from coral_age.errors import EXTRAS, InputError, end_as_on_ctrl_c, say
 from coral_age.files import atomic_write
 from coral_age.options import add_interval
-from coral_age.runs import load
+from coral_age.runs import digest_of, load
 
 try:
     import onnx
@@ -363,7 +362,7 @@ def describe(model, precision):
         "precision": precision,
         "note": NOTE,
         "licence": model.licence or "as the photos, and any weights it was begun from, allow",
-        "weights_sha256": hashlib.sha256(Path(model.weights).read_bytes()).hexdigest(),
+        "weights_sha256": digest_of(model.weights),
     }
 
 

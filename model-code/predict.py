@@ -50,7 +50,7 @@ from coral_age.inputs import Sink, answer, read_list, source_of
 from coral_age.marked import free_path
 from coral_age.options import parse_options
 from coral_age.pictures import Search, faces, read_boxes, video
-from coral_age.runs import SCRIPTS, load, load_script, title
+from coral_age.runs import SCRIPTS, digest_of, load, load_script, title
 from coral_age.table import FACES, FORMATS, JOB, Table, columns_of, need_parquet, write_csv
 from tqdm import tqdm
 
@@ -422,7 +422,7 @@ def check_folder(args):
 
 def digest(path):
     """The SHA-256 of a file, or None of none."""
-    return hashlib.sha256(Path(path).read_bytes()).hexdigest() if path else None
+    return digest_of(path) if path else None
 
 
 def job_of(args, model):
