@@ -195,6 +195,8 @@ def test_how_good_it_is():
     metrics, test = facts["metrics"], facts["data"]["test"]
     right = f"gender right {metrics['test_gender_accuracy']:.0%}".replace("%", " %")
     assert f"| {metrics['test_mae']:.2f}, {right} | {test['rows']:,} photos of UTKFace" in README
+    always = f"Always answering {test['median_age']} has an MAE of {test['median_mae']:.2f} there"
+    assert always in CARD
     count, distance, right = re.search(
         r"^\| all \| (\d+) \| ([\d.]+) \| \S+ \| \d+ % \| ([\d.]+) %", CARD, re.M
     ).groups()
