@@ -17,7 +17,7 @@ from PIL import Image, ImageDraw
 
 sys.path.append(str(Path(__file__).resolve().parent.parent / "model-code"))
 import coral_age
-from coral_age import marked
+from coral_age import marked, runs
 
 HERE = Path(__file__).resolve().parent
 SHA256 = "6052a1e89e37911fc2f10866d6509af7fc6ab07176403b553eba2af7d9c0a39a"
@@ -85,9 +85,10 @@ def main():
     picture.save(HERE / "prediction.jpg", quality=85)
     with open(HERE / "prediction.csv", "w", encoding="utf-8", newline="") as file:
         table = csv.writer(file, lineterminator="\n")
-        table.writerow(("true_age", *COLUMNS))
+        table.writerow(("true_age", *COLUMNS, "model"))
+        weights = hashlib.sha256((runs.PRETRAINED / "model.pt").read_bytes()).hexdigest()
         for age, face in zip(AGES.values(), faces, strict=True):
-            table.writerow((age, *(face[name] for name in COLUMNS)))
+            table.writerow((age, *(face[name] for name in COLUMNS), weights[:8]))
 
 
 if __name__ == "__main__":

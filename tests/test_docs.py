@@ -1,6 +1,7 @@
 """The pages: links and anchors that are there, commands whose options exist, figures as stored."""
 
 import csv
+import hashlib
 import json
 import re
 import runpy
@@ -177,10 +178,13 @@ def test_the_readmes_commands_for_photos(tmp_path):
 
 
 def test_the_picture():
-    """Its caption tells what prediction.csv holds: true ages and answers of twelve faces."""
+    """Its caption tells what prediction.csv holds: true ages, and answers of the model that comes
+    along. Where that is another one, draw-prediction.py draws the picture anew."""
     with open(ROOT / "images/prediction.csv", newline="") as file:
         rows = list(csv.DictReader(file))
     ages = [int(row["true_age"]) for row in rows]
+    weights = hashlib.sha256((MODEL_CODE / "pretrained/model.pt").read_bytes()).hexdigest()
+    assert {row["model"] for row in rows} == {weights[:8]}
     assert len(rows) == 12 and f"Twelve astronaut candidates, {min(ages)} to {max(ages)}" in README
     errors = [abs(int(row["age"]) - age) for row, age in zip(rows, ages, strict=True)]
     assert f"off by {sum(errors) / 12:.1f} years on average" in " ".join(README.split())
