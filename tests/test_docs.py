@@ -17,7 +17,8 @@ from conftest import MODEL_CODE, ROOT, SCRIPTS, load
 from coral_age import answers, doubts
 from PIL import Image
 
-PAGES = [path for path in sorted(ROOT.rglob("*.md")) if not re.search(r"/(\.|venv)", str(path))]
+FOLDERS = "*.md", "docs/*.md", "datasets/*.md", "model-code/*.md", "model-code/*/*.md"
+PAGES = [path for pattern in FOLDERS for path in sorted(ROOT.glob(pattern))]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 CARD = (MODEL_CODE / "pretrained/README.md").read_text(encoding="utf-8")
 RECORDS = (MODEL_CODE / "results/README.md").read_text(encoding="utf-8")
