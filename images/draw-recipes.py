@@ -1,4 +1,4 @@
-"""Draw recipes.png: the test MAE of finished runs against the minutes that they took.
+"""Draw recipes.png: the held-out MAE of finished runs against the minutes that they took.
 
     python images/draw-recipes.py model-code/results/*/* --out recipes.png
 
@@ -26,7 +26,7 @@ def read_runs(folders, parser):
             point = record["minutes"], record["metrics"]["test_mae"]
             loss, test = record["loss"], record["data"]["test"]
             images = test["csv_sha256"], test["images_sha256"]
-            title = f"{record['dataset']}, {test['rows']} test images"
+            title = f"{record['dataset']}, {test['rows']} held-out images"
         except (OSError, ValueError, KeyError, TypeError):
             parser.error(f"{folder}: no folder of a finished run; leave it out")
         if loss not in LOSSES:
@@ -75,7 +75,12 @@ def draw(title, groups, out):
             label=label,
             **style,
         )
-    ax.set(xlabel="minutes", ylabel="test MAE (years)", title=title, xlim=(0, None))
+    ax.set(
+        xlabel="minutes",
+        ylabel="held-out MAE in years (options chosen on it)",
+        title=title,
+        xlim=(0, None),
+    )
     ax.legend(loc="upper right")  # errors fall with time
     with open(out, "wb") as file:
         figure.savefig(file, dpi=120)

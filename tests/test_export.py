@@ -29,8 +29,8 @@ export = load(MODEL_CODE / "export.py")
 SAMPLE = ROOT / "datasets" / "sample"
 
 # Age of a crop framed as the training photos, without torch.
-README = (ROOT / "model-code" / "README.md").read_text()
-SNIPPET = re.search(r"```python\n(import numpy.*?)```", README, re.S)[1]
+PAGE = (ROOT / "docs/predict.md").read_text()
+SNIPPET = re.search(r"```python\n(import numpy.*?)```", PAGE, re.S)[1]
 
 
 def make_run(folder, name, size, gender=0, **views):

@@ -1,4 +1,4 @@
-"""A loss of one's own by the lines of model-code/README.md: the ranked probability score, of
+"""A loss of one's own by the lines of docs/own-data-and-losses.md: the ranked probability score, of
 products as CORN's, and the same network with class probabilities."""
 
 import os
@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 from conftest import ROOT, first_rows
 
-README = (ROOT / "model-code" / "README.md").read_text(encoding="utf-8")
+PAGE = (ROOT / "docs/own-data-and-losses.md").read_text(encoding="utf-8")
 PRODUCTS = '''def compute_probas(logits):
     """P(y > k), the products of P(y > j | y > j-1); (batch, K-1)."""
     return torch.sigmoid(logits).cumprod(1)
@@ -42,9 +42,9 @@ def function(text, name, body):
 
 
 @pytest.mark.parametrize("classes", [False, True], ids=["thresholds", "classes"])
-def test_the_readmes_lines(classes, tmp_path):
+def test_the_pages_lines(classes, tmp_path):
     """Copy, check, training, prediction, comparison; only the size of the training is cut down."""
-    section = README[README.index("## A loss of your own") :]
+    section = PAGE[PAGE.index("## A loss of your own") :]
     shutil.copytree(ROOT / "model-code", tmp_path / "model-code")
     path = os.pathsep.join([os.path.dirname(sys.executable), os.environ["PATH"]])
 

@@ -40,7 +40,7 @@ from test_predict import (  # noqa: F401 (bare is a fixture)
 )
 
 PAGE = MODEL_CODE / "page.py"
-# the page's limits, as it and the README tell them
+# the page's limits, as it and docs/predict.md tell them
 LARGEST = 200 * 10**6
 VISITORS = 16
 
@@ -172,7 +172,7 @@ def test_the_commands_of_the_page_for_programs(server, model, tmp_path):
     """The curl lines: one photo, a form with a photo and a letter, and a photo with limits."""
     if not shutil.which("curl"):
         pytest.skip("curl is not installed")
-    text = (MODEL_CODE / "README.md").read_text()
+    text = (MODEL_CODE.parent / "docs/predict.md").read_text()
     commands = re.findall(r"^    (curl .*)$", text, re.M)
     assert len(commands) == 3
     FACE.save(tmp_path / "photo.jpg", quality=95)
@@ -196,7 +196,7 @@ def test_the_commands_of_the_page_for_programs(server, model, tmp_path):
 
 def test_json_of_videos_and_errors(server, tmp_path):
     """A film's tracks; a form's second film that has no picture is no film, whatever the first was;
-    the status of each error that the README names for files."""
+    the status of each error that docs/predict.md names for files."""
     save_video(tmp_path / "a.mp4", moving(6), "mpeg4")
     film = (tmp_path / "a.mp4").read_bytes()
     status, head, content = request(server, "POST", "/predict", film, **JSON)

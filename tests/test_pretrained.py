@@ -63,7 +63,7 @@ def test_no_place_of_a_machine():
 
 
 def test_an_astronaut(tmp_path, capsys):
-    """The first command of the README, on NASA's portrait of Eileen Collins."""
+    """README's command for a photo, on NASA's portrait of Eileen Collins."""
     data = pytest.importorskip("skimage.data")
     predict = load(MODEL_CODE / "predict.py")
     for name in detect.PACKAGES:

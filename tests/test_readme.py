@@ -11,7 +11,8 @@ from conftest import ROOT, SCRIPTS, first_rows, load, run
 from PIL import Image
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-OPTIONS = (ROOT / "model-code" / "README.md").read_text(encoding="utf-8")
+OPTIONS = (ROOT / "docs/options.md").read_text(encoding="utf-8")
+RESULTS = (ROOT / "docs/results.md").read_text(encoding="utf-8")
 STORED = sorted(path.parent for path in (ROOT / "model-code/results").glob("*/*/run.json"))
 
 
@@ -43,29 +44,30 @@ def test_coral_in_twelve_lines():
 
 
 def test_every_option_is_explained():
-    """The options of --help stand in the tables of model-code/README.md, and no others."""
+    """The options of --help stand in the table of docs/options.md, and no others."""
     explained = set(re.findall(r"--\w+", re.search(r"\| option.*?\n\n", OPTIONS, re.S)[0]))
     for script in SCRIPTS[:2]:
         offered = set(re.findall(r"^  (--\w+)", run(script, "--help").stdout, re.M))
         assert explained == offered
 
 
-def test_first_code_block():
-    """Two commands, each on one line, whose files and options exist."""
-    commands = re.search(r"\n\n((    .*\n)+)", README)[1].splitlines()
+def test_the_two_commands():
+    """That set up and test: in one block, each on one line, whose files and options exist."""
+    section = README[README.index("\n## Train it\n") :]
+    commands = re.search(r"```bash\n(.*?)```", section, re.S)[1].splitlines()
     assert len(commands) == 2
     assert commands[0].startswith(
-        "    pip install -r requirements.txt && python model-code/afad-coral.py"
+        "pip install -r requirements.txt && python model-code/afad-coral.py"
     )
-    assert commands[1] == "    pip install -r requirements-dev.txt && python -m pytest"
+    assert commands[1] == "pip install -r requirements-dev.txt && python -m pytest"
     options = commands[0].split("afad-coral.py ")[1].split()
     args = load(ROOT / "model-code/afad-coral.py").parse_settings(options)
     assert (args.seed, args.imp_weight, args.cuda, str(args.outpath)) == (1, 1, -1, "run1")
 
 
 def test_the_table_of_the_recipes():
-    """The README's figures are those of the scripts, row by row."""
-    rows = re.findall(r"^\| `(\w+)` \| ([\d.]+) \| ([\d.]+) \| ([\d.]+) \|", OPTIONS, re.M)
+    """Its figures are those of the scripts, row by row."""
+    rows = re.findall(r"^\| `(\w+)` \| ([\d.]+) \| ([\d.]+) \| ([\d.]+) \|", RESULTS, re.M)
     rows = {name: tuple(map(float, columns)) for name, *columns in rows}
     recipes = load(ROOT / "model-code/afad-coral.py").RECIPES
     assert rows == {name: columns[:3] for name, columns in recipes.items()}
@@ -74,7 +76,7 @@ def test_the_table_of_the_recipes():
 def test_the_settings_of_the_stored_runs():
     """The table's words for a folder are the settings of its runs, but for seed and paths."""
     script = load(ROOT / "model-code/utk-coral.py")
-    told = dict(re.findall(r"^\| ([\w-]+) \| `(--recipe .*)` \|$", OPTIONS, re.M))
+    told = dict(re.findall(r"^\| ([\w-]+) \| `(--recipe .*)` \|$", RESULTS, re.M))
     for folder in STORED:
         stored = json.loads((folder / "run.json").read_text())["settings"]
         if "coral" not in folder.name:  # bias_lr is of CORAL alone
@@ -131,14 +133,14 @@ def test_snippet_predicts_as_the_run_did(tmp_path, monkeypatch, capsys):
 
 
 def test_the_results_are_those_of_the_stored_runs():
-    """The README's tables are what its command prints from the clone alone, and its intervals those
-    of the report."""
-    assert "    python model-code/summarize.py model-code/results/20-minutes/*\n" in README
+    """The tables of docs/results.md are what its command prints from the clone alone, and its
+    intervals those of the report."""
+    assert "    python model-code/summarize.py model-code/results/20-minutes/*\n" in RESULTS
     folders = [folder for folder in STORED if folder.parent.name == "20-minutes"]
     printed = run(ROOT / "model-code/summarize.py", *folders)
     assert (printed.returncode, printed.stderr) == (0, "")
     tables = printed.stdout.strip().split("\n\n")
-    assert len(tables) == 2 and all(f"\n\n{table}\n\n" in README for table in tables)
+    assert len(tables) == 2 and all(f"\n\n{table}\n\n" in RESULTS for table in tables)
     module = load(ROOT / "model-code/summarize.py")
     results = [result for folder in folders for result in module.read_run(folder, {}, [])]
     assert {(result["loss"], result["seed"]) for result in results} >= {
@@ -147,17 +149,17 @@ def test_the_results_are_those_of_the_stored_runs():
     for row in module.paired_table(1, module.compare(results, [])[0]):
         for name in ("over images", "over seeds") if row["B"] == "CORAL" else ():
             low, high = map(float, row[name].split(" to "))
-            assert f"{low:.2f} to {high:.2f}" in README, row
+            assert f"{low:.2f} to {high:.2f}" in RESULTS, row
 
 
 def test_the_errors_against_minutes_are_those_of_the_stored_runs(tmp_path):
     """The table is what its command prints, the means of run.json, and the picture is written; what
     is no finished run on the same images is refused."""
     script, picture = ROOT / "images/draw-recipes.py", tmp_path / "recipes.png"
-    assert "    python images/draw-recipes.py model-code/results/*/*\n" in OPTIONS
+    assert "    python images/draw-recipes.py model-code/results/*/*\n" in RESULTS
     printed = run(script, *STORED, "--out", picture)
     assert (printed.returncode, printed.stderr) == (0, "")
-    assert f"\n\n{printed.stdout}\n" in OPTIONS
+    assert f"\n\n{printed.stdout}\n" in RESULTS
     first = [folder for folder in STORED if folder.match("20-minutes/utk-ce-seed*")]
     records = [json.loads((folder / "run.json").read_text()) for folder in first]
     errors = [record["metrics"]["test_mae"] for record in records]

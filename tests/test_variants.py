@@ -1,5 +1,5 @@
-"""A network of one's own by the lines of model-code/README.md: a ResNet-18 that starts from weights
-of torchvision, as the script, the tools and the report know it."""
+"""A network of one's own by the lines of docs/own-data-and-losses.md: a ResNet-18 that starts from
+weights of torchvision, as the script, the tools and the report know it."""
 
 import os
 import re
@@ -14,8 +14,8 @@ import torchvision
 from conftest import ROOT, SCRIPTS, first_rows, load
 from torchvision.transforms import Normalize
 
-README = (ROOT / "model-code" / "README.md").read_text(encoding="utf-8")
-SECTION = README[README.index("## A network of your own") :]
+PAGE = (ROOT / "docs/own-data-and-losses.md").read_text(encoding="utf-8")
+SECTION = PAGE[PAGE.index("## A network of your own") :]
 NAME = "utk-coral-resnet18"
 
 
@@ -31,7 +31,7 @@ def run(folder, line, *words):
 
 @pytest.fixture(scope="module")
 def clone(tmp_path_factory):
-    """A copy of model-code with the variant, written and edited as the README says."""
+    """A copy of model-code with the variant, written and edited as the page says."""
     folder = tmp_path_factory.mktemp("clone")
     shutil.copytree(ROOT / "model-code", folder / "model-code")
     bash, python = (

@@ -1,7 +1,7 @@
 """Why an answer may be further off than others: the columns not_sure and gender_not_sure.
 
 The limits were chosen on 2,368 photos of the dev parts of FairFace, APPA-REAL and All-Age-Faces and
-of fairface-dev, and on 240 of them made smaller, blurred and cut off (model-code/README.md).
+of fairface-dev, and on 240 of them made smaller, blurred and cut off (pretrained/README.md).
 """
 
 import numpy as np
