@@ -157,34 +157,34 @@ def log_odds(labels):
 # %% Recipes [all]
 # --recipe chooses a column. A flag of the row's name, or --set row=value, changes it for one run.
 # paper: the settings of the paper's code, 200 epochs take 17 hours to 7 days on two cores; fast: 20
-# minutes with --amp 1, twice that without; long: 43.
+# minutes with --amp 1, twice that without; long: 43; tune: from --init_from, on a few photos.
 # fmt: off
 RECIPES = {
-    # row              paper   fast   long
-    "epochs":         (200,    16,    30,     "passes over the training images"),
-    "batch_size":     (256,    64,    128,    "images in a step; the last one may have fewer"),
-    "lr":             (0.0005, 0.001, 0.0015, "learning rate; with onecycle the highest one"),
-    "image_size":     (120,    64,    96,     "side of the network's input in pixels"),
-    "imp_weight":     (0,      0,     0,      "1: task importance weights"),
-    "balance":        (0,      0,     0,      "1: images of rare ages weigh more"),
-    "augment":        (0,      0,     1,      "data augmentation; 2: stronger, and degraded"),
-    "gender":         (0,      0,     1,      "1: learn P(male) as well"),
-    "gender_weight":  (1.0,    1.0,   1.0,    "of the gender cost, beside the age cost's 1"),
-    "amp":            (0,      0,     1,      "1: train in bfloat16, slow where a device lacks it"),
+    # row             paper   fast   long    tune
+    "epochs":        (200,    16,    30,     10,     "passes over the training images"),
+    "batch_size":    (256,    64,    128,    32,     "images in a step; the last may have fewer"),
+    "lr":            (0.0005, 0.001, 0.0015, 0.0001, "learning rate; with onecycle the highest"),
+    "image_size":    (120,    64,    96,     96,     "side of the network's input in pixels"),
+    "imp_weight":    (0,      0,     0,      0,      "1: task importance weights"),
+    "balance":       (0,      0,     0,      0,      "1: images of rare ages weigh more"),
+    "augment":       (0,      0,     1,      1,      "data augmentation; 2: stronger, degraded"),
+    "gender":        (0,      0,     1,      1,      "1: learn P(male) as well"),
+    "gender_weight": (1.0,    1.0,   1.0,    10.0,   "of the gender cost, beside the age cost's 1"),
+    "amp":           (0,      0,     1,      1,      "1: bfloat16, slow where a device lacks it"),
     # rows without a flag: --set
-    "prior_bias":     (0,      1,     1,      "1: output biases start at the labels' frequencies"),
-    "bias_lr":        (1.0,    1.0,   10.0,   "learning rate of CORAL's biases, times lr"),
-    "onecycle":       (0,      1,     1,      "1: lr rises for a fifth of the steps, then falls"),
-    "weight_decay":   (0.0,    0.05,  0.05,   "decoupled; Adam becomes AdamW"),
-    "average":        (0.0,    0.998, 0.998,  "decay of the exponential moving average"),
-    "mixup":          (0.0,    0.0,   0.0,    "blend images by lam from Beta(mixup, mixup)"),
-    "flip":           (0,      1,     1,      "1: mirror images, in training and for answers"),
-    "shifts":         (0,      0,     1,      "1: test-time augmentation by shifts of a pixel"),
-    "fused":          (0,      1,     1,      "1: the optimiser's step in one pass"),
-    "channels_last":  (0,      1,     1,      "1: channels-last memory format"),
+    "prior_bias":    (0,      1,     1,      1,      "1: output biases start at label frequencies"),
+    "bias_lr":       (1.0,    1.0,   10.0,   1.0,    "learning rate of CORAL's biases, times lr"),
+    "onecycle":      (0,      1,     1,      1,      "1: lr rises for a fifth of all, then falls"),
+    "weight_decay":  (0.0,    0.05,  0.05,   0.0,    "decoupled; Adam becomes AdamW"),
+    "average":       (0.0,    0.998, 0.998,  0.9,    "decay of the exponential moving average"),
+    "mixup":         (0.0,    0.0,   0.0,    0.0,    "blend images by lam from Beta(mixup, mixup)"),
+    "flip":          (0,      1,     1,      1,      "1: mirror images in training and answers"),
+    "shifts":        (0,      0,     1,      0,      "1: test-time augmentation by pixel shifts"),
+    "fused":         (0,      1,     1,      1,      "1: the optimiser's step in one pass"),
+    "channels_last": (0,      1,     1,      1,      "1: channels-last memory format"),
 }
 # fmt: on
-COLUMNS = "paper", "fast", "long"
+COLUMNS = "paper", "fast", "long", "tune"
 
 
 # %% ResNet-34 [all]
@@ -926,6 +926,8 @@ def parse_settings(argv, earlier=None):
         task_importance_weights or not args.imp_weight,
         f"--imp_weight 1: {LOSS} has no task importance weights; leave it out",
     )
+    message = "--recipe tune: goes on from weights that are there, give them with --init_from FILE"
+    need(args.recipe != "tune" or args.init_from, message)
     # with torchrun, process i of a machine uses device i
     last = LOCAL_PROCESSES - 1 if PROCESSES > 1 and args.cuda >= 0 else args.cuda
     count = torch.cuda.device_count()

@@ -76,6 +76,7 @@ def test_the_data_are_fine(data):
         ("--set flip=0.5", "argument --set: flip=0.5: flip takes a whole number"),
         ("--set drop=1", "argument --set: drop=1: no row of RECIPES is named 'drop'"),
         ("--recipe=slow", "argument --recipe: invalid choice: 'slow'"),
+        ("--recipe=tune", "--recipe tune: goes on from weights that are there, give them with"),
         ("--cuda=700", "--cuda 700: this machine has"),
         ("--image_size=32", "--image_size 32: must be from 33"),
         ("--amp=2", "--amp 2: must be from 0 to 1"),
