@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from conftest import ROOT, chromium, load, refused
-from coral_age import audit, labels, report
+from coral_age import audit, labels, pages, report
 from PIL import Image
 from test_predict import bare, call, predict, small  # noqa: F401 (bare is a fixture)
 from test_summarize import write_run
@@ -408,7 +408,7 @@ ABOUT |= {"interval": 0.8, "crops": False}
 def page(made, tmp_path_factory):
     """A folder with the report on the made photos."""
     folder = tmp_path_factory.mktemp("report") / "report"
-    report.write(folder, report.pages(made[0], report.About(**ABOUT)))
+    pages.write(folder, report.pages(made[0], report.About(**ABOUT)))
     return folder
 
 
@@ -441,7 +441,7 @@ def test_pictures_are_xml_and_have_both_themes(page):
         xml.etree.ElementTree.parse(path)
         text = path.read_text(encoding="utf-8")
         assert "prefers-color-scheme: dark" in text and "var(--ink)" in text
-        shades = {"#000000", *(light for light, _ in report.COLOURS.values())}
+        shades = {"#000000", *(light for light, _ in pages.COLOURS.values())}
         drawn = text.split("</style>", 1)[1]
         assert not {colour for colour in shades if colour in drawn}
     assert EVIL[:23].replace("<", "&lt;").replace(">", "&gt;") in (page / "errors.svg").read_text()
@@ -462,24 +462,24 @@ def test_the_tables_of_the_page_are_the_csvs(page, made):
 
 def test_the_same_figures_give_the_same_picture(page, made):
     """As SVG, without the date, or names drawn by lot."""
-    with report.matplotlib.rc_context(report.DRAWN):
-        svg, _ = report.picture(report.plot_width(audit.coverage(made[0])), "")
+    with report.matplotlib.rc_context(pages.DRAWN):
+        svg, _ = pages.picture(report.plot_width(audit.coverage(made[0])), "")
     assert f">{svg.split('>', 1)[1]}" in (page / "width.svg").read_text(encoding="utf-8")
 
 
 def test_a_report_is_written_over_an_older_one_alone(page, tmp_path):
     """What the older one had and the new one has not is gone; what others put there stays."""
     folder = tmp_path / "report"
-    report.write(folder, {path.name: path.read_text("utf-8") for path in page.iterdir()})
+    pages.write(folder, {path.name: path.read_text("utf-8") for path in page.iterdir()})
     (folder / "notes.csv").write_text("mine")
     with pytest.raises(ValueError, match="--out .*: holds a report already; give a new folder, or"):
-        report.check_folder("--out", folder, False)
-    report.check_folder("--out", folder, True)
-    report.write(folder, {"errors.csv": "", "index.html": report.GENERATOR})
+        pages.check_folder("--out", folder, False, pages.AUDITS)
+    pages.check_folder("--out", folder, True, pages.AUDITS)
+    pages.write(folder, {"errors.csv": "", "index.html": pages.AUDITS})
     assert {path.name for path in folder.iterdir()} == {"errors.csv", "index.html", "notes.csv"}
     (folder / "index.html").write_text("another page")
     with pytest.raises(ValueError, match="something other than a report"):
-        report.check_folder("--out", folder, True)
+        pages.check_folder("--out", folder, True, pages.AUDITS)
 
 
 @pytest.mark.parametrize("left", ["genders", "ages", "answers", "ranges"])
