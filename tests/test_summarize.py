@@ -4,6 +4,7 @@ import contextlib
 import csv
 import hashlib
 import html
+import itertools
 import json
 import math
 import os
@@ -210,10 +211,11 @@ def published_run(folder, loss, seed=0, best=(2.5, 3.25), last=(2.75, 3.5), pred
     return folder
 
 
-def read_all(summarize, folders, test_csvs=None):
+def read_all(summarize, folders, own_rates=False):
     """(comparisons, notes) of these folders, without a report."""
     notes = []
-    results = [r for folder in folders for r in summarize.read_run(folder, test_csvs or {}, notes)]
+    results = [result for folder in folders for result in summarize.read_run(folder, {}, notes)]
+    results = summarize.with_own_rates(results) if own_rates else results
     return summarize.compare(results, notes), notes
 
 
@@ -458,6 +460,165 @@ def test_paired_table_from_raw_predictions(full_report):
         assert row["more than noise"] == verdicts.get(tuple(beyond), "no")
 
 
+def slow_verdicts(errors):
+    """(A - B, low, high) of each pair of losses, from absolute errors (seeds, images), a resample
+    after the other."""
+    generator, maes, images = np.random.default_rng(0), [], len(errors[0][0])
+    for _ in range(10_000):
+        drawn, row = generator.integers(0, images, images), []
+        for part in errors:
+            seeds = generator.integers(0, len(part), len(part))
+            every, some = part[:, drawn].mean(), part[seeds][:, drawn].mean()
+            row.append(every + math.sqrt(len(part) / (len(part) - 1)) * (some - every))
+        maes.append(row)
+    maes = np.array(maes)
+    for a, b in itertools.combinations(range(len(errors)), 2):
+        ends = np.percentile(maes[:, a] - maes[:, b], [2.5, 97.5])
+        yield errors[a].mean() - errors[b].mean(), *ends
+
+
+def test_verdict_table_from_raw_predictions(full_report):
+    """Errors by the median, seeds in their order, whatever that of the folders."""
+    report, runs = full_report
+    rows = [row for row in read_csv(report / "verdicts.csv") if row["comparison"] == "3"]
+    errors = []
+    for name in ("ce", "ordinal", "coral", "w"):
+        folders = sorted(folder for folder in runs if folder.name.startswith(f"utk-{name}-"))
+        errors.append(np.abs([slow_decoding(folder, "")[1] for folder in folders]))
+    assert [len(part) for part in errors] == [2, 2, 2, 3]
+    names = [NAMES[loss] + ", weighted" * weighted for loss, weighted in GROUPS]
+    pairs = list(itertools.combinations(names, 2))
+    for row, pair, due in zip(rows, pairs, slow_verdicts(errors), strict=True):
+        assert (row["A"], row["B"]) == pair
+        assert [row["A - B"], row["95 % interval"]] == [
+            f"{due[0]:.3f}",
+            f"{due[1]:.3f} to {due[2]:.3f}",
+        ]
+        assert 0 < float(row["p better"]) <= 1 and 0 <= float(row["p equal"]) <= 1
+        better = row["A"] if due[0] < 0 else row["B"]
+        sure = float(row["p better"]) < 0.05
+        assert row["verdict"] == (f"{better} is better" if sure else "not settled")
+
+
+def test_probabilities_table_from_raw_predictions(full_report):
+    report, runs = full_report
+    rows = [row for row in read_csv(report / "probabilities.csv") if row["comparison"] == "3"]
+    for row, (loss, weighted) in zip(rows, GROUPS, strict=True):
+        start, found = f"utk-{'w' if weighted else loss}-", []
+        for folder in sorted(folder for folder in runs if folder.name.startswith(start)):
+            found.append(slow_scores(folder, loss) | {"minutes": slow_facts(folder, "")["minutes"]})
+        columns = {"NLL": ("nll", 3), "AMAE: median": ("amae", 2), "in interval %": ("held", 1)}
+        columns |= {"interval years": ("years", 1), "minutes": ("minutes", 1)}
+        for column, (name, decimals) in columns.items():
+            values = [its[name] for its in found]
+            mean, deviation = statistics.mean(values), statistics.stdev(values)
+            assert row[column] == f"{mean:.{decimals}f} ± {deviation:.{decimals}f}"
+        assert row["lr"] == "0.0005"
+
+
+def slow_scores(folder, loss):
+    """NLL, AMAE of the median, and % of true ages in intervals of 80 % and their mean years."""
+    nll, of_ages, held, years = [], {}, [], []
+    rows = read_csv(folder / "test_predictions.csv")
+    probas = np.load(folder / "test_probas.npy").astype(float).tolist()
+    for row, error, of_image in zip(rows, slow_decoding(folder, "")[1], probas, strict=True):
+        classes, label = slow_classes(of_image, loss), int(row["true_age"]) - 21
+        nll.append(-math.log(0.99 * classes[label] + 0.01 / 40))
+        of_ages.setdefault(label, []).append(abs(error))
+        said, runs = int(row["predicted_age"]) - 21, []
+        for first in range(said + 1):
+            for last in range(said, 40):
+                share = sum(classes[first : last + 1])
+                runs += [(last - first, -share, first, last)] if share >= 0.8 else []
+        length, _, first, last = min(runs)
+        held.append(first <= label <= last)
+        years.append(length)
+    amae = statistics.mean(map(statistics.mean, of_ages.values()))
+    held = 100 * sum(held) / len(held)
+    return {
+        "nll": statistics.mean(nll),
+        "amae": amae,
+        "held": held,
+        "years": statistics.mean(years),
+    }
+
+
+def test_sentences(summarize, tmp_path):
+    """What won, and whether that is sure; with one seed, few images or ranges alone nothing is."""
+
+    def said(**spreads):
+        runs = []
+        for loss, (spread, seeds) in spreads.items():
+            for seed in range(seeds):
+                folder = tmp_path / f"{len(list(tmp_path.iterdir()))}"
+                runs.append(write_run(folder, loss=loss, seed=seed, spread=spread, count=400))
+        [groups], _ = read_all(summarize, runs)
+        pairs, errors = summarize.judge(groups), summarize.median_errors(groups)
+        maes = {key[0]: f"{part.mean():.2f}" for key, part in errors.items()}
+        return summarize.conclusion(groups, pairs), maes
+
+    text, mae = said(coral=(3, 2), ordinal=(9, 2), ce=(9, 3))
+    assert text == (
+        f"CORAL has the lowest mean absolute error, {mae['coral']} years by the median of its "
+        f"probabilities; it is better than CE ({mae['ce']}) and OR-CNN ({mae['ordinal']})."
+    )
+    text, mae = said(coral=(3, 2), ordinal=(9, 2), ce=(3.02, 2))
+    others = {"ce": "CE", "coral": "CORAL"}
+    best = min(others, key=mae.get)
+    [other] = others.keys() - {best}
+    assert text == (
+        f"{others[best]} has the lowest mean absolute error, {mae[best]} years by the median of "
+        f"its probabilities; it is better than OR-CNN ({mae['ordinal']}); whether it is better "
+        f"than {others[other]} ({mae[other]}) is not settled."
+    )
+    text, mae = said(coral=(3, 1), ordinal=(9, 2))
+    assert text.endswith(
+        f"; whether it is better than OR-CNN ({mae['ordinal']}), one seed cannot tell."
+    )
+    text, mae = said(coral=(3, 2))
+    assert (
+        text
+        == f"CORAL is off by {mae['coral']} years on average, by the median of its probabilities."
+    )
+
+
+def pair_of(summarize, **facts):
+    pair = {"A": "CE", "B": "CORAL", "difference": -0.05, "told": True, "better": False}
+    return summarize.verdict_on(pair | {"equal": False} | facts)
+
+
+def test_verdicts_in_words(summarize):
+    assert pair_of(summarize) == "not settled"
+    assert pair_of(summarize, better=True) == "CE is better"
+    assert pair_of(summarize, better=True, difference=0.2) == "CORAL is better"
+    assert pair_of(summarize, equal=True) == "equal"
+    assert pair_of(summarize, equal=True, better=True) == "CE is better, by less than 0.10"
+    assert pair_of(summarize, told=False) == "unknown: one seed"
+
+
+def test_each_loss_with_its_own_learning_rate(summarize, tmp_path, capsys):
+    """With --compare, and nothing else may differ; a loss that has several is as many variants."""
+    runs = [write_run(tmp_path / f"a{seed}", seed=seed, lr=0.1) for seed in (1, 0)]
+    runs += [write_run(tmp_path / f"b{seed}", seed=seed, loss="ce") for seed in (0, 1)]
+    words = [*map(str, runs)]
+    summarize.main(words)
+    apart = capsys.readouterr().out
+    summarize.main([*words, "--compare"])
+    results, decoding, probabilities, verdicts, text = capsys.readouterr().out.split("\n\n")
+    assert "| lr 0.1 | CORAL |" in apart and "lr" not in results + decoding
+    rows = [row.split(" | ")[:3] for row in probabilities.splitlines()[2:]]
+    assert rows == [["| CE", "0, 1", "0.0005"], ["| CORAL", "0, 1", "0.1"]]
+    header, _, row = verdicts.splitlines()
+    assert row.startswith("| CE | CORAL | ") and header.endswith(" | p equal | verdict |")
+    assert text.startswith("CORAL has the lowest mean absolute error, ") and text.endswith(".\n")
+
+    other = write_run(tmp_path / "other", seed=2, lr=0.2)
+    [groups], _ = read_all(summarize, [*runs, other], own_rates=True)
+    assert list(map(summarize.label, groups)) == ["CE", "CORAL, lr 0.1", "CORAL, lr 0.2"]
+    other = write_run(tmp_path / "last", seed=2, lr=0.1, loss="ordinal", batch_size=8)
+    assert len(read_all(summarize, [*runs, other], own_rates=True)[0]) == 2
+
+
 def test_by_group_table_from_raw_predictions(full_report):
     report, runs = full_report
     rows = read_csv(report / "by_group.csv")
@@ -699,6 +860,8 @@ def test_few_images(summarize, tmp_path, capsys):
         for row in read_csv(tmp_path / f"report{count}" / "paired.csv"):
             assert (row["over images"] == "") == bool(due)
             assert row["more than noise"] == due or not due
+        verdicts = (tmp_path / f"report{count}" / "verdicts.csv").read_text()
+        assert ("unknown: one seed" in verdicts) == (not due)
 
 
 def test_printed_medians_of_several_tests(summarize, tmp_path, capsys):
@@ -1000,6 +1163,10 @@ def test_a_run_as_shipped_gives_the_same_figures(summarize, tmp_path, loss):
     for name in ("mae", "rmse", "amae", "cs5", "cs10", "median_mae", "minutes"):
         assert half[name] == last[name]
     assert half["crps"] == pytest.approx(last["crps"], abs=0.001)
+    assert half["nll"] == pytest.approx(last["nll"], abs=0.005)
+    assert half["coverage"] == pytest.approx(last["coverage"], abs=0.5)
+    [row] = summarize.probabilities_table(1, *summarize.compare([half], []))
+    assert row["rank inconsistencies"] == ("0.000" if loss == "ce" else "")
     assert half.get("inconsistencies") == (0 if loss == "ce" else None)
     assert ("inconsistencies" in last) and (last["inconsistencies"] > 1) == (loss == "ordinal")
     for answer, figures in last["decoded"].items():

@@ -17,6 +17,7 @@ RESAMPLES = 10_000
 LEVEL = 0.05
 MARGIN = 0.10  # years: a smaller difference is of no use
 UNIFORM = 0.01  # of it the NLL takes that much of a uniform distribution
+AT_ONCE = 2**22  # counts of photos in resamples, for which there is memory
 
 
 def scores(above, labels, predicted, shares):
@@ -63,7 +64,7 @@ def resample(errors, resamples=RESAMPLES):
     seeds = [len(part) for part in errors]
     columns, ends = np.concatenate(errors).T.astype(float), np.cumsum([0, *seeds])
     maes = np.empty((resamples, len(errors)))
-    step = max(2**22 // photos, 1)  # resamples at once, for which there is memory
+    step = max(AT_ONCE // photos, 1)
     for begin in range(0, resamples, step):
         size = min(step, resamples - begin)
         counts = np.empty((size, photos))
