@@ -99,6 +99,7 @@ svg text { font-family: system-ui, sans-serif !important }
 .scroll { margin: .75rem 0; overflow-x: auto }
 .tables { display: flex; flex-wrap: wrap; gap: 0 1.5rem }
 .tables > div { min-width: 0; max-width: 100% }
+.tables > .one { flex: 0 1 32rem }
 .tables > .wide { flex: 1 1 22rem }
 table { border-collapse: collapse; font-size: .875rem; line-height: 1.3;
   font-variant-numeric: tabular-nums }

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.colors import LinearSegmentedColormap, LogNorm
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from coral_age.groups import colour, having, label, median_errors, per_image
 from coral_age.pages import BLUE, DRAWN, LIGHT, QUIET, WIDE, picture, shown, sides
@@ -134,6 +135,7 @@ def plot_reliability(groups):
     ticks = [10**power for power in range(0, 9, 2) if 10**power <= most]
     bottom.set_yticks(ticks, [f"{tick:,}" for tick in ticks])
     bottom.minorticks_off()
+    bottom.set_ylim(0.7, 2 * most)
     top.set(ylabel="are above it (%)", ylim=(-3, 103))
     bottom.set(xlabel="P(above an age) by the network (%)", ylabel="statements")
     legend(figure, top)
@@ -188,6 +190,7 @@ def curves(ax, groups, figure_of):
                 style["marker"] = "."
             epochs, values = result["curves"]["epoch"], figure_of(result["curves"])
             ax.plot(epochs, values, linewidth=1, **style)
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
 
 
 def validated(groups):

@@ -145,7 +145,7 @@ def verdict_table(table):
         told = f"<b>{told}</b>" if re.search("better|equal", told) else told
         pair = f"{escaped(row['A'])} \N{MINUS SIGN} {escaped(row['B'])}<small>{told}</small>"
         rows.append([pair, f"{cell(row['A - B'])}<small>{cell(row['95 % interval'])}</small>"])
-    return table_of(["verdict", "difference (years)"], rows)
+    return table_of(["pair and verdict", "difference (years)"], rows)
 
 
 GROUP_FIGURES = {  # column: what a table of it is called
@@ -219,7 +219,7 @@ def facts_of(groups):
     for what, name in (("tested", "test"), ("trained", "train")):
         count = str(first["settings"].get(name)).split()[0]
         texts += [f"{what} on {int(count):,} images"] if count.isdecimal() else []
-    texts.append(f"{first['epochs']} epochs")
+    texts.append(f"{first['epochs']} epoch{'s' * (first['epochs'] != 1)}")
     return f"<p>{', '.join(texts).capitalize()}.</p>"
 
 
@@ -237,7 +237,7 @@ def section(number, groups, tables, about):
     parts = [facts_of(groups)]
     if len(verdicts):
         parts.append("<h3>Is the difference more than noise?</h3>")
-        parts.append(f"<div class=tables><div class=wide>{some('differences')}</div>")
+        parts.append(f"<div class=tables><div class=one>{some('differences')}</div>")
         parts.append(f"<div>{verdict_table(verdicts)}</div></div>")
         parts.append(f"<p class=quiet>{READING['verdicts']}</p>")
     if len(tables["results"]):
