@@ -118,7 +118,7 @@ def read_run_json(path, notes):
         "variant": variant_of(record),
         "gender": int(bool(record["gender"])),
         "epochs": int(options["epochs"]),
-        "lr": options.get("lr"),
+        "lr": f"{float(options['lr']):g}" if "lr" in options else "",
         "curves": curves,
     }
     if not all(re.fullmatch("[a-z0-9]+", result[name]) for name in ("dataset", "loss")):
@@ -440,6 +440,7 @@ def read_published_log(path, test_csvs, notes):
         "variant": "",
         "gender": 0,
         "epochs": epochs,
+        "lr": "",
         "minutes": float(minutes[1]),
         "median_mae": np.nan,
         "curves": curves,
@@ -526,11 +527,10 @@ def with_own_rates(results):
     ]
     rates = {}
     for result in free:
-        rates.setdefault((conditions(result), key_of(result)), set()).add(result.get("lr"))
+        rates.setdefault((conditions(result), key_of(result)), set()).add(result["lr"])
     for result in free:
         if len(rates[conditions(result), key_of(result)]) > 1:
-            variant = f"lr {result['lr']:g}"
-            result["variant"] = ", ".join(filter(None, [result["variant"], variant]))
+            result["variant"] = ", ".join(filter(None, [result["variant"], f"lr {result['lr']}"]))
     return free
 
 
@@ -642,7 +642,7 @@ def probabilities_table(number, groups):
     rows = []
     for key, group in having(groups, "nll").items():
         row = {"comparison": str(number), "loss": label(key), "seeds": seeds_of(group)}
-        row["lr"] = "" if group[0]["lr"] is None else f"{group[0]['lr']:g}"
+        row["lr"] = group[0]["lr"]
         for column, (name, decimals) in figures.items():
             values = [result.get(name, np.nan) for result in group]
             row[column] = plus_minus(mean(values, decimals), deviation(values, decimals))

@@ -19,11 +19,13 @@ SHADES = LinearSegmentedColormap.from_list("", ["#3a87c81a", "#3a87c8ff"])
 
 
 def line(key):
-    return {"color": colour(key), "label": label(key), "linestyle": "--" if key[1] else "-"}
+    style = {"color": colour(key), "linestyle": "--" if key[1] else "-"}
+    return style | {"label": shown(label(key))}
 
 
 def unfinished_line(key):
-    return line(key) | {"linestyle": ":", "marker": ".", "label": f"{label(key)}, unfinished"}
+    style = line(key)
+    return style | {"linestyle": ":", "marker": ".", "label": f"{style['label']}, unfinished"}
 
 
 def panel(height=3.2, width=WIDE, **options):
@@ -153,7 +155,7 @@ def plot_predicted_against_true(groups):
     counts[counts == 0] = np.nan
     ax.pcolormesh(edges, edges, counts, norm=LogNorm(), cmap=SHADES, rasterized=True)
     ax.axline((edges[0], edges[0]), slope=1, color=LIGHT["orange"], linewidth=1)
-    ax.set(title=label(next(iter(groups))), xlabel="true age (years)")
+    ax.set(title=shown(label(next(iter(groups)))), xlabel="true age (years)")
     ax.set(ylabel="predicted age (years)", aspect="equal")
     ax.locator_params(nbins=5)
     return figure

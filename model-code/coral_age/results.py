@@ -1,7 +1,9 @@
 """The page of summarize.py --out: losses side by side, in one HTML file.
 
-files = results.pages(comparisons, tables, about)  # {name of a file: its text}
-pages.write(folder, files)
+    files = results.pages(comparisons, tables, about)  # {name of a file: its text}
+    pages.write(folder, files)
+
+A comparison is as groups.py has it; the figures are in tables of texts that summarize.py made.
 """
 
 import os
@@ -33,7 +35,7 @@ FIGURES = {
         "within 5 years": "CS(5) %",
         "within 10 years": "CS(10) %",
         "inside a range": "group accuracy %",
-        "one group off": "one-off %",
+        "inside or one group off": "one-off %",
         "gender right": "gender accuracy %",
     },
     "Probabilities": {

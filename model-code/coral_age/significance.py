@@ -10,13 +10,14 @@ procedure is over all pairs, and "equal" has a margin that was named beforehand.
 from itertools import combinations
 
 import numpy as np
+import pandas as pd
 
 from coral_age.intervals import intervals
 
 RESAMPLES = 10_000
 LEVEL = 0.05
 MARGIN = 0.10  # years: a smaller difference is of no use
-UNIFORM = 0.01  # of it the NLL takes that much of a uniform distribution
+UNIFORM = 0.01  # share of a uniform distribution in what the NLL is of
 AT_ONCE = 2**22  # counts of photos in resamples, for which there is memory
 
 
@@ -33,16 +34,11 @@ def scores(above, labels, predicted, shares):
     held = (first <= labels) & (labels <= last)
     return {
         "median_errors": errors,
-        "median_amae": amae(errors, labels),
+        "median_amae": pd.Series(errors).groupby(labels).mean().mean(),
         "nll": nll(classes, labels),
         "coverage": 100 * held.mean(),
         "interval_years": (last - first).mean(),
     }
-
-
-def amae(errors, labels):
-    """The mean of the MAEs of the single labels, of which some have few photos."""
-    return np.mean([errors[labels == label].mean() for label in np.unique(labels)])
 
 
 def nll(classes, labels):
