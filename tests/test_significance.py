@@ -113,8 +113,17 @@ def test_the_same_answers_are_not_better():
     [pair] = significance.verdicts(errors, significance.resample(errors))
     assert (pair["better"], pair["better_p"]) == (False, 1)
     assert (pair["equal"], pair["equal_p"]) == (True, 0)
-    shifted = significance.resample(errors) + [0, 0.1]  # just the margin: it is not inside
-    assert significance.verdicts(errors, shifted)[0]["equal_p"] == 1
+    for a, b in ((5.2, 5.3), (5.3, 5.2)):  # just the margin, which is not inside
+        [pair] = significance.verdicts(errors, np.tile([a, b], (10, 1)))
+        assert (pair["equal"], pair["equal_p"]) == (False, 1)
+
+
+def test_p_is_of_both_sides():
+    """300 of 10,000 resamples at 0 or below: p is 0.06."""
+    maes = np.zeros((10_000, 2))
+    maes[300:, 0] = 1
+    [pair] = significance.verdicts([np.ones((2, 3)), np.zeros((2, 3))], maes)
+    assert pair["better_p"] == 0.06 and not pair["better"]
 
 
 def test_one_seed_leaves_the_others_their_verdict():
