@@ -1165,8 +1165,9 @@ def test_a_run_as_shipped_gives_the_same_figures(summarize, tmp_path, loss):
     assert half["crps"] == pytest.approx(last["crps"], abs=0.001)
     assert half["nll"] == pytest.approx(last["nll"], abs=0.005)
     assert half["coverage"] == pytest.approx(last["coverage"], abs=0.5)
-    [row] = summarize.probabilities_table(1, *summarize.compare([half], []))
-    assert row["rank inconsistencies"] == ("0.000" if loss == "ce" else "")
+    both = summarize.compare([half, half | {"seed": 1}], [])
+    [row] = summarize.probabilities_table(1, *both)
+    assert row["rank inconsistencies"] == ("0.000 ± 0.000" if loss == "ce" else "")
     assert half.get("inconsistencies") == (0 if loss == "ce" else None)
     assert ("inconsistencies" in last) and (last["inconsistencies"] > 1) == (loss == "ordinal")
     for answer, figures in last["decoded"].items():
