@@ -161,7 +161,7 @@ def looks_of(page, width, theme):
         flags = ["--disable-gpu", "--disable-quic"]
         browser = playwright.chromium.launch(executable_path=chromium(), args=flags)
         window = browser.new_page(viewport={"width": width, "height": 800}, color_scheme=theme)
-        window.goto(Path(page).as_uri())
+        window.goto(Path(page).as_uri(), timeout=1000 * PATIENCE)
         found = window.evaluate(LOOK)
         browser.close()
     return found
