@@ -93,6 +93,7 @@ dd { margin: 0; overflow-wrap: anywhere }
 .pictures { display: grid; gap: 1rem 1.5rem; margin: 1rem 0;
   grid-template-columns: repeat(auto-fit, minmax(min(100%, 24rem), 1fr)) }
 .many { gap: .5rem; grid-template-columns: repeat(auto-fit, minmax(10rem, 1fr)) }
+.many figure { max-width: 20rem }
 figure { margin: 0; max-width: 32rem; break-inside: avoid }
 svg { display: block; width: 100%; height: auto }
 svg text { font-family: system-ui, sans-serif !important }

@@ -13,7 +13,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from coral_age import plots, significance
-from coral_age.groups import first_of, label, named
+from coral_age.groups import LOSSES, first_of, label, named
 from coral_age.pages import SUMMARIES, alone, drawn, escaped, whole
 
 DATASETS = {"afad": "AFAD", "cacd": "CACD", "morph2": "MORPH-2", "utk": "UTKFace"}
@@ -211,7 +211,12 @@ def title_of(groups):
     first = first_of(groups)
     gender = ", with gender" if first["gender"] else ""
     epoch = "" if first["epoch"] == "last" else f", epoch: {first['epoch']}"
-    return f"{DATASETS.get(first['dataset'], first['dataset'])}{gender}{epoch}"
+    return f"{dataset_of(groups)}{gender}{epoch}"
+
+
+def dataset_of(groups):
+    name = first_of(groups)["dataset"]
+    return DATASETS.get(name, name)
 
 
 def facts_of(groups):
@@ -225,8 +230,9 @@ def facts_of(groups):
     return f"<p>{', '.join(texts).capitalize()}.</p>"
 
 
-def section(number, groups, tables, about):
-    """HTML of a comparison, and its {name: picture}; tables: its own rows of each."""
+def section(number, groups, tables, about, reading):
+    """HTML of a comparison, and its {name: picture}; tables: its own rows of each; reading: what is
+    left of READING to be said, once in a page."""
     pictures = plots.pictures(number, groups)
     verdicts = tables["verdicts"]
     if len(verdicts):
@@ -236,17 +242,20 @@ def section(number, groups, tables, about):
         its = {k: v for k, v in pictures.items() if k.split("-", 1)[1].startswith(names)}
         return drawn(its, kind)
 
+    def explained(name):
+        return f"<p class=quiet>{reading.pop(name)}</p>" if name in reading else ""
+
     parts = [facts_of(groups)]
     if len(verdicts):
         parts.append("<h3>Is the difference more than noise?</h3>")
         parts.append(f"<div class=tables><div class=one>{some('differences')}</div>")
         parts.append(f"<div>{verdict_table(verdicts)}</div></div>")
-        parts.append(f"<p class=quiet>{READING['verdicts']}</p>")
+        parts.append(explained("verdicts"))
     if len(tables["results"]):
         parts.append("<h3>Errors and probabilities</h3><div class=tables>")
         parts.append(f"<div>{side_by_side(figures_of(tables))}</div>")
         parts.append(f"<div class=wide>{some('errors', 'reliability')}</div></div>")
-        parts.append(f"<p class=quiet>{READING['figures']}</p>")
+        parts.append(explained("figures"))
     if shown := some("mae-by-age", "cumulative"):
         parts.append(f"<h3>Where the errors are</h3>{shown}")
     if len(tables["by_group"]):
@@ -261,7 +270,7 @@ def section(number, groups, tables, about):
         rows = [list(map(cell, row)) for row in rows]
         heads = [escaped(name) for name in tables["paired"] if name != "comparison"]
         parts.append("<details><summary>Pairs by the losses' own rules</summary>")
-        parts.append(f"{table_of(heads, rows)}<p class=quiet>{READING['paired']}</p></details>")
+        parts.append(f"{table_of(heads, rows)}{explained('paired')}</details>")
     settings = "".join(
         f"<dt>{escaped(name)}<dd>{escaped(value)}"
         for name, value in first_of(groups)["settings"].items()
@@ -277,13 +286,13 @@ def pages(comparisons, tables, about):
 
     tables: {name: DataFrame of texts}, those of summarize.py.
     """
-    files, short, parts = {}, [], []
+    files, short, parts, reading = {}, [], [], dict(READING)
     for number, (groups, text) in enumerate(zip(comparisons, about.conclusions, strict=True), 1):
         its = {
             name: table[table["comparison"] == str(number)] if len(table) else table
             for name, table in tables.items()
         }
-        body, pictures = section(number, groups, its, about)
+        body, pictures = section(number, groups, its, about, reading)
         files |= {f"{name}.svg": alone(svg) for name, (svg, _) in pictures.items()}
         title = title_of(groups)
         if [title_of(other) for other in comparisons].count(title) > 1 and len(its["results"]):
@@ -300,8 +309,8 @@ def pages(comparisons, tables, about):
         parts.append(f"<h2>Left out, and remarks</h2><ul>{notes}</ul>")
     csvs = ", ".join(f'<a href="{name}.csv">{name}.csv</a>' for name in tables)
     parts.append(f'<p class=quiet>The figures: {csvs}, <a href="results.md">results.md</a></p>')
-    losses = ", ".join(dict.fromkeys(label(key) for groups in comparisons for key in groups))
-    where = ", ".join(dict.fromkeys(title_of(groups) for groups in comparisons))
+    losses = ", ".join(dict.fromkeys(LOSSES[key[0]] for groups in comparisons for key in groups))
+    where = ", ".join(dict.fromkeys(dataset_of(groups) for groups in comparisons))
     card = f"<div class=card>{''.join(short)}</div>"
     title = escaped(f"{losses} on {where}")
     files["index.html"] = whole(title, SUMMARIES, "\n".join([card, *parts]))
