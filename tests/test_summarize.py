@@ -702,7 +702,7 @@ def test_the_page_says_the_same_as_the_csv(full_report):
     assert rows["own rule"] == [row["MAE: own rule"] for row in here["decoding"]]
     assert rows["median"] == [row["MAE: median"] for row in here["decoding"]]
     of_probabilities = {"NLL": "NLL", "AMAE, median": "AMAE: median", "learning rate": "lr"}
-    of_probabilities |= {"80 % intervals hold (%)": "in interval %", "minutes": "minutes"}
+    of_probabilities |= {"intervals hold (%)": "in interval %", "minutes": "minutes"}
     for what, column in of_probabilities.items():
         assert rows[what] == [row[column] for row in here["probabilities"]]
     assert rows["within 5 years"] == [row["CS(5) %"] for row in here["results"]]

@@ -41,7 +41,7 @@ FIGURES = {
     "Probabilities": {
         "CRPS (years)": "CRPS",
         "NLL": "NLL",
-        "80 % intervals hold (%)": "in interval %",
+        "intervals hold (%)": "in interval %",
         "their length (years)": "interval years",
         "inconsistencies": "rank inconsistencies",
     },
@@ -59,8 +59,8 @@ READING = {
     <b>median</b>, which is the same reading for all, and by their <b>mean</b>, not rounded.
     <b>AMAE</b>: mean of the MAEs of the single ages, of which some have few images. <b>CRPS</b>:
     scores the whole distribution; where an age is certain it is the absolute error. <b>NLL</b>:
-    mean of &minus;log(0.99 P(y) + 0.01/K) of the true age y among K. <b>80 % intervals</b>: those
-    of predict.py, whether they hold the true age. <b>Inconsistencies</b>: per image, how many
+    mean of &minus;log(0.99 P(y) + 0.01/K) of the true age y among K. <b>Intervals</b>: those of
+    predict.py, of 80 %, whether they hold the true age. <b>Inconsistencies</b>: per image, how many
     P(y > k+1) are above P(y > k). Lower is better in all but the answers and the intervals, which
     should hold 80 %. An age known as a range counts in the rows that speak of ranges alone.""",
     "verdicts": f"""Difference: MAE by the median, first loss minus second, below 0 where the first
