@@ -28,7 +28,7 @@ def photograph(page):
         path = next(filter(None, browsers), None)
         browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
         window = browser.new_page(viewport=SIZE, color_scheme="light")
-        window.goto(page.as_uri())
+        window.goto(page.as_uri(), timeout=600_000)  # ms: other work may keep a machine busy
         content = window.screenshot()
         browser.close()
     return Image.open(io.BytesIO(content))
