@@ -18,13 +18,19 @@ def interval(classes, label, share=0.8):
     """The shortest run of neighbouring classes that contains ``label`` and at least ``share`` of
     the probability (of several, the most probable): its first and last class and its probability.
     """
-    first, last, held = intervals(classes[None], [label], [share])
-    return first.item(), last.item(), held.item()
+    sums = np.concatenate([[0], np.cumsum(classes)])
+    for length in range(1, len(classes) + 1):
+        starts = np.arange(max(label - length + 1, 0), min(label, len(classes) - length) + 1)
+        held = sums[starts + length] - sums[starts]
+        if held.max() >= share or length == len(classes):
+            first = starts[held.argmax()].item()
+            return first, first + length - 1, held.max().item()
 
 
 def intervals(classes, labels, shares):
     """interval() of each row of ``classes`` (n, K), ``labels`` and ``shares`` (n,): first and last
-    classes, int64 (n,), and probabilities (n,)."""
+    classes, int64 (n,), and probabilities (n,). Of thousands at once; for one it takes fifteen
+    times as long."""
     rows, count = classes.shape
     sums = np.pad(np.cumsum(classes, 1), [(0, 0), (1, 0)])
     labels, shares = np.asarray(labels)[:, None], np.asarray(shares)
