@@ -14,7 +14,7 @@ from pathlib import Path
 from statistics import fmean
 
 sys.path.append(str(Path(__file__).resolve().parent.parent / "model-code"))
-from summarize import COLOURS, LOSSES
+from coral_age.groups import COLOURS, LOSSES
 
 
 def read_runs(folders, parser):

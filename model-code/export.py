@@ -228,7 +228,7 @@ def parts_of_mean(script):
 
 
 def add_ages(op, probas, model):
-    """Age and interval as predict_labels() and answers.interval() tell them from ``probas``.
+    """Age and interval as predict_labels() and intervals.interval() tell them from ``probas``.
 
     The run of classes from i to j is element (i, j) of a matrix (n, K, K)."""
     script = model.script

@@ -32,8 +32,8 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from coral_age import audit, detect, doubts, labels, media
-from coral_age.answers import NOTE, class_probas, heading, shares_over, words_of
+from coral_age import audit, detect, doubts, labels, media, pages
+from coral_age.answers import NOTE, heading, shares_over, words_of
 from coral_age.errors import (
     EXTRAS,
     InputError,
@@ -47,6 +47,7 @@ from coral_age.errors import (
 )
 from coral_age.files import atomic_write, lock
 from coral_age.inputs import Sink, answer, read_list, source_of
+from coral_age.intervals import class_probas
 from coral_age.marked import free_path
 from coral_age.options import parse_options
 from coral_age.pictures import Search, faces, read_boxes, video
@@ -319,9 +320,7 @@ def groups_for_report(args, note):
     left out in words, with which ``note`` is called. InputError where no report can be made."""
     if importlib.util.find_spec("matplotlib") is None:
         raise InputError(f"--report: matplotlib is not installed: {EXTRAS}")
-    from coral_age import report  # slow to import, as it draws
-
-    report.check_folder("--report", args.report, args.overwrite)
+    pages.check_folder("--report", args.report, args.overwrite, pages.AUDITS)
     keys, table = labels.read_groups(args.labels)
     groups, left_out = audit.few_valued(table)
     if left_out:
@@ -359,7 +358,7 @@ def write_report(args, model, audited, groups):
         heading(model)["model"]["interval_coverage"],
         args.crops,
     )
-    report.write(args.report, report.pages(told, about))
+    pages.write(args.report, report.pages(told, about))
 
 
 # %% From the command line

@@ -1,20 +1,21 @@
 """Tables and plots from run folders: the losses compared over seeds, as in the paper.
 
     python summarize.py run1 run2 run3                   the two main tables, as Markdown
+    python summarize.py run1 run2 run3 --compare         and which loss is better, or if it is noise
     python summarize.py run1 run2 run3 --out report      all tables and plots
     python summarize.py run1 --out report --audit        and a page on the errors of each run
 
 A RUN is a folder written by a training script, whatever its data set, or a folder with a published
-training.log (and test_predictions.log). The report: index.html (opens from disk), results.md,
-results.csv, decoding.csv, paired.csv, by_group.csv and the plots as PNG. Of an unfinished run only
-the learning curve is drawn. With --audit the page links to another one for each run, that of
-predict.py --report: for whom errors are larger, errors at age limits, how far probabilities hold.
+training.log (and test_predictions.log). The report: index.html (opens from disk, links to the
+runs), results.md, each table as CSV and each plot as SVG. Of an unfinished run only the learning
+curve is drawn. With --audit the page links to another one for each run, that of predict.py
+--report: for whom errors are larger, errors at age limits, how far probabilities hold.
 
 Runs are averaged over seeds only where all else agrees: data set, loss, task importance weights,
 class weights, the rate of CORAL's biases, gender output, epoch (the last, or the one chosen on
 validation), and every setting and data file that changes the numbers. Groups that differ in nothing
 but loss, those weights and that rate form a comparison; losses are compared image by image only
-within one.
+within one. With --compare each loss may have a learning rate of its own in it, as tuned for it.
 """
 
 import argparse
@@ -29,31 +30,32 @@ import re
 import sys
 from itertools import combinations
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
-from coral_age.files import atomic_write
+from coral_age import pages, significance
+from coral_age.errors import EXTRAS, InputError
+from coral_age.groups import (
+    LOSSES,
+    OF_CLASSES,
+    OURS,
+    first_of,
+    having,
+    key_of,
+    label,
+    median_errors,
+    named,
+    per_image,
+)
+from coral_age.intervals import class_probas, intervals
 from coral_age.labels import one_off
 from tqdm import tqdm
 
-try:
-    if __name__ == "__main__":  # that of a notebook may be unknown here; a Figure needs none
-        os.environ.pop("MPLBACKEND", None)
-    from matplotlib.colors import LinearSegmentedColormap, LogNorm
-    from matplotlib.figure import Figure
-except ImportError:  # the printed tables need no plots
-    Figure = None
+if __name__ == "__main__":
+    os.environ.pop("MPLBACKEND", None)  # that of a notebook may be unknown here; SVG needs none
 
 # The published logs and their CSVs speak of labels, of which the lowest has this age.
 PUBLISHED_YOUNGEST_AGE = {"afad": 15, "cacd": 14, "morph2": 16, "utk": 21}
-LOSSES = {"ce": "CE", "ordinal": "OR-CNN", "coral": "CORAL"}
-LOSSES |= {"corn": "CORN", "dldl": "DLDL-v2", "sord": "SORD", "l1": "L1"}
-OURS = tuple(LOSSES)  # runs of others add theirs
-OF_CLASSES = "ce", "dldl", "sord"  # their files hold the probabilities of the classes
-COLOURS = {"ce": "#d55e00", "ordinal": "#0072b2", "coral": "#009e73"}  # told apart by all eyes
-COLOURS |= {"corn": "#cc79a7", "dldl": "#e69f00", "sord": "#56b4e9", "l1": "#000000"}
-OTHER_COLOURS = ["#8c564b", "#7f7f7f", "#6a51a3", "#a6761d"]  # of variants and losses of one's own
 GENDERS = ["female", "male"]
 UTK_RACES = {"0": "White", "1": "Black", "2": "Asian", "3": "Indian", "4": "other"}
 # Settings that may differ within a group: where files lie, and what leaves the result alone. One
@@ -116,15 +118,12 @@ def read_run_json(path, notes):
         "variant": variant_of(record),
         "gender": int(bool(record["gender"])),
         "epochs": int(options["epochs"]),
+        "lr": f"{float(options['lr']):g}" if "lr" in options else "",
         "curves": curves,
     }
     if not all(re.fullmatch("[a-z0-9]+", result[name]) for name in ("dataset", "loss")):
         raise ValueError(f"no data set or no loss: {result['dataset']}, {result['loss']}")
     LOSSES.setdefault(result["loss"], result["loss"])
-    names = [result["loss"]]
-    names += [(result["loss"], result["variant"])] if result["variant"] else []
-    for name in names:
-        COLOURS.setdefault(name, OTHER_COLOURS[len(COLOURS) % len(OTHER_COLOURS)])
     # what is off, 0 or None, other versions of the script may not know
     settings = {key: value for key, value in options.items() if value and key not in NOT_COMPARED}
     settings |= {key: record[key] for key in ("num_classes", "youngest_age", "processes")}
@@ -152,7 +151,7 @@ def variant_of(record):
 def read_results(folder, record, result, notes):
     """``result`` with the test figures of the last epoch, and with those of the epoch chosen on
     validation, where its files are there."""
-    data, results, prefixes = record["data"], [], [""]
+    data, results, prefixes, shares = record["data"], [], [""], shares_due(record)
     for name in ("test", "valid"):  # runs from before it was counted do not tell
         if known := data.get(name, {}).get("in_training"):
             count = f"{known} of its {data[name]['rows']} {name} images"
@@ -168,6 +167,13 @@ def read_results(folder, record, result, notes):
             metrics = {f"{prefix}test_{name}": np.nan for name in ("mae", "rmse")} | metrics
         file = folder / f"{prefix}test_probas.npy"
         of_probas = read(read_probas, file, record["loss"], labels, record["num_classes"])
+        above = of_probas.pop("above", None)
+        if above is not None:
+            known, last = np.isfinite(labels), record["num_classes"] - 1
+            predicted = (images["predicted_age"] - record["youngest_age"])[known]
+            predicted = predicted.clip(0, last).astype(int).to_numpy()
+            given = labels[known].astype(int), predicted, shares[predicted]
+            of_probas |= significance.scores(above, *given)
         used = {"valid": image_set(data["valid"])} if prefix else {}
         if prefix and data["valid"]["images_sha256"] == data["test"]["images_sha256"]:
             notes.append(f"{folder}: its best epoch was chosen on its test images.")
@@ -184,6 +190,20 @@ def read_results(folder, record, result, notes):
         }
         results.append(score(result | figures, images, notes, of_probas))
     return results
+
+
+def shares_due(record):
+    """The share of the probability that an interval of 80 % must hold by predicted label, (K,):
+    0.8, or as calibrate.py found."""
+    count = record["num_classes"]
+    shares = np.full(count, 0.8)
+    if table := record.get("intervals"):
+        shares = np.array(table["80"], float)
+    if shares.shape != (count,) or not ((shares >= 0) & (shares <= 1)).all():
+        raise ValueError(
+            f"its intervals are no {count} numbers from 0 to 1; run calibrate.py again"
+        )
+    return shares
 
 
 def checksum(*texts):
@@ -271,8 +291,9 @@ def numbers(column):
 
 def read_probas(path, loss, labels, num_classes):
     """What the P(y > k) in one .npy file are worth: rank inconsistencies per image, reliability,
-    CRPS, and MAE and RMSE (years) of the distribution's median and mean as the answer; all but the
-    first over the images whose label is known, not nan.
+    CRPS, and MAE and RMSE (years) of the distribution's median and mean as the answer, and the P(y
+    > k) themselves, falling ("above"); all but the first over the images whose label is known, not
+    nan.
 
     The file is (images, K-1) P(y > k), or for OF_CLASSES (images, K) class probabilities, of a loss
     of one's own either, in float32 or float16. ``open_memmap`` reads plain arrays only, never a
@@ -303,7 +324,7 @@ def read_probas(path, loss, labels, num_classes):
     probas = -np.sort(-probas, axis=1)  # which makes a distribution of them, where they cross
     answers = {"median": (probas > 0.5).sum(axis=1), "mean": probas.sum(axis=1)}
     decoded = {name: mae_and_rmse(answer - labels) for name, answer in answers.items()}
-    return of_probas | {"crps": crps(probas, labels), "decoded": decoded}
+    return of_probas | {"crps": crps(probas, labels), "decoded": decoded, "above": probas}
 
 
 def crps(probas, labels):
@@ -419,6 +440,7 @@ def read_published_log(path, test_csvs, notes):
         "variant": "",
         "gender": 0,
         "epochs": epochs,
+        "lr": "",
         "minutes": float(minutes[1]),
         "median_mae": np.nan,
         "curves": curves,
@@ -496,14 +518,30 @@ def compare(results, notes):
     ]
 
 
-def key_of(result):
-    return result["loss"], result["imp_weight"], result["variant"]
+def with_own_rates(results):
+    """The results, their learning rates no longer among the settings that must agree. A loss that
+    has several, all else being alike, is as many variants."""
+    free = [
+        result | {"settings": {k: v for k, v in result["settings"].items() if k != "lr"}}
+        for result in results
+    ]
+    rates = {}
+    for result in free:
+        rates.setdefault((conditions(result), key_of(result)), set()).add(result["lr"])
+    for result in free:
+        if len(rates[conditions(result), key_of(result)]) > 1:
+            result["variant"] = ", ".join(filter(None, [result["variant"], f"lr {result['lr']}"]))
+    return free
+
+
+def conditions(result):
+    """What must agree in a comparison."""
+    told = [result[key] for key in ("dataset", "epoch", "gender", "settings")]
+    return json.dumps(told, sort_keys=True)
 
 
 def group_of(comparisons, result):
-    conditions = [result[key] for key in ("dataset", "epoch", "gender", "settings")]
-    groups = comparisons.setdefault(json.dumps(conditions, sort_keys=True), {})
-    return groups.setdefault(key_of(result), [])
+    return comparisons.setdefault(conditions(result), {}).setdefault(key_of(result), [])
 
 
 def trained_alike(groups, result):
@@ -517,37 +555,18 @@ def trained_alike(groups, result):
     return "mae" in first and training(first) == training(result)
 
 
-def having(groups, name):
-    """``groups`` with only those of their results that hold ``name``, and without empty groups."""
-    held = {key: [result for result in group if name in result] for key, group in groups.items()}
-    return {key: group for key, group in held.items() if group}
-
-
-def first_of(groups):
-    """The first finished result in ``groups``, or else the first."""
-    return next(iter((having(groups, "mae") or groups).values()))[0]
-
-
-def named(loss, weighted, variant):
-    return loss + (", weighted" if weighted else "") + (f", {variant}" if variant else "")
-
-
-def label(key):
-    return named(LOSSES[key[0]], *key[1:])
-
-
 def mean(values, decimals=2):
     known = [value for value in values if np.isfinite(value)]
     return f"{np.mean(known):.{decimals}f}" if known else ""
 
 
-def deviation(values):
+def deviation(values, decimals=2):
     """Sample standard deviation; a single value has none."""
-    return f"{np.std(values, ddof=1):.2f}" if len(values) > 1 else ""
+    return f"{np.std(values, ddof=1):.{decimals}f}" if len(values) > 1 else ""
 
 
 def plus_minus(average, deviation):
-    return f"{average} ± {deviation}" if deviation else average
+    return f"{average} ± {deviation}" if average and deviation else average
 
 
 def seeds_of(group):
@@ -609,6 +628,97 @@ def decoding_table(number, groups):
     return rows
 
 
+def probabilities_table(number, groups):
+    """What the distributions are worth, mean ± sd over seeds."""
+    figures = {  # column: (figure, its decimals)
+        "AMAE: median": ("median_amae", 2),
+        "CRPS": ("crps", 2),
+        "NLL": ("nll", 3),
+        "in interval %": ("coverage", 1),
+        "interval years": ("interval_years", 1),
+        "rank inconsistencies": ("inconsistencies", 3),
+        "minutes": ("minutes", 1),
+    }
+    rows = []
+    for key, group in having(groups, "nll").items():
+        row = {"comparison": str(number), "loss": label(key), "seeds": seeds_of(group)}
+        row["lr"] = group[0]["lr"]
+        for column, (name, decimals) in figures.items():
+            values = [result.get(name, np.nan) for result in group]
+            row[column] = plus_minus(mean(values, decimals), deviation(values, decimals))
+        rows.append(row)
+    return rows
+
+
+def judge(groups):
+    """significance.verdicts() of each pair of losses, with their names ``A`` and ``B``; none where
+    there are few images."""
+    errors = median_errors(groups)
+    if len(errors) < 2 or next(iter(errors.values())).shape[1] < ENOUGH:
+        return []
+    names, errors = list(map(label, errors)), list(errors.values())
+    pairs = significance.verdicts(errors, significance.resample(errors))
+    return [pair | {"A": names[pair["a"]], "B": names[pair["b"]]} for pair in pairs]
+
+
+def verdict_table(number, pairs):
+    """Of each of judge()'s pairs the difference of their MAEs by the median, and what it means."""
+    rows = []
+    for pair in pairs:
+        row = {"comparison": str(number), "A": pair["A"], "B": pair["B"]}
+        row["A - B"] = f"{pair['difference']:.3f}"
+        row["95 % interval"] = f"{pair['low']:.3f} to {pair['high']:.3f}"
+        for what in ("better", "equal"):
+            row[f"p {what}"] = f"{pair[f'{what}_p']:.4f}" if pair["told"] else ""
+        row["verdict"] = verdict_on(pair)
+        rows.append(row)
+    return rows
+
+
+def verdict_on(pair):
+    if not pair["told"]:
+        return "unknown: one seed"
+    if pair["better"]:
+        less = f", by less than {significance.MARGIN:.2f}" if pair["equal"] else ""
+        return f"{pair['A'] if pair['difference'] < 0 else pair['B']} is better{less}"
+    return "equal" if pair["equal"] else "not settled"
+
+
+def conclusion(groups, pairs):
+    """What a comparison says, in a sentence; pairs: of judge()."""
+    maes = {label(key): errors.mean() for key, errors in median_errors(groups).items()}
+    way = "by the median of its probabilities"
+    if not maes:  # of published logs
+        maes = {label(k): np.mean([r["mae"] for r in g]) for k, g in having(groups, "mae").items()}
+        maes = {name: value for name, value in maes.items() if np.isfinite(value)}
+        way = "by its own rule"
+    if not maes:
+        return "There are no errors of known ages."
+    best = min(maes, key=maes.get)
+    if len(maes) == 1:
+        return f"{best} is off by {maes[best]:.2f} years on average, {way}."
+    found = {}
+    for pair in pairs:
+        if best in (pair["A"], pair["B"]):
+            other = pair["B"] if pair["A"] == best else pair["A"]
+            found.setdefault(verdict_on(pair), []).append(f"{other} ({maes[other]:.2f})")
+    said = []
+    for verdict, names in sorted(found.items(), key=lambda pair: "better" not in pair[0]):
+        *first, last = names
+        names = f"{', '.join(first)} and {last}" if first else last
+        if verdict.startswith(best):
+            said.append(f"it {verdict[len(best) + 1 :].replace('better', f'better than {names}')}")
+        elif verdict == "not settled":
+            said.append(f"whether it is better than {names} is not settled")
+        elif verdict == "equal":
+            said.append(f"equal to it, within {significance.MARGIN:.2f} years: {names}")
+        else:
+            said.append(f"whether it is better than {names}, one seed cannot tell")
+    said = said or ["whether that is more than noise, these runs cannot tell"]
+    lead = f"{best} has the lowest mean absolute error, {maes[best]:.2f} years {way}"
+    return f"{lead}; {'; '.join(said)}."
+
+
 def settings_of(result):
     return [f"{key} {value}" for key, value in result["settings"].items() if value is not None]
 
@@ -635,10 +745,11 @@ def results_apart(comparisons):
     return table
 
 
-def short_tables(comparisons):
-    """The two main tables in Markdown, results and decoding. Where there are several
-    comparisons, the first columns are those that tell them apart."""
-    results, decoding = results_apart(comparisons), frame(decoding_table, comparisons)
+def short_tables(comparisons, judgements=None):
+    """The two main tables in Markdown, results and decoding; with ``judgements``, those of judge(),
+    what the probabilities are worth, the verdicts, and a sentence on each comparison. Where there
+    are several, the first columns are those that tell them apart."""
+    results = results_apart(comparisons)
     telling = [n for n in ("data set", "gender", "epoch", "settings") if results[n].nunique() > 1]
     short, always = [], {}
     for row in results.to_dict("records"):
@@ -660,14 +771,22 @@ def short_tables(comparisons):
         told = [n for n in telling if n == "data set" or datasets.count(name) > 1]
         place = {n: row[n] for n in told} | {"loss": "always the median age", "test MAE": median}
         short.append(place)
-    tables = [pd.DataFrame(short).fillna("")]
-    if not decoding.empty:
-        places = results.drop_duplicates("comparison").set_index("comparison")[telling]
-        decoding = decoding.join(places, on="comparison")
-        decoding["seeds"] = decoding["seeds"].str.replace(" ", ", ")
-        answers = [name for name in decoding if name not in ("comparison", *telling)]
-        tables.append(decoding[[*telling, *answers]])
-    return "\n".join(map(to_markdown, tables))
+    texts = [to_markdown(pd.DataFrame(short).fillna(""))]
+    places = results.drop_duplicates("comparison").set_index("comparison")[telling]
+    tables = [frame(decoding_table, comparisons)]
+    if judgements:
+        tables += [frame(probabilities_table, comparisons), frame(verdict_table, judgements)]
+    for table in filter(len, tables):
+        table = table.join(places, on="comparison")
+        columns = [*telling, *(n for n in table if n not in ("comparison", *telling))]
+        if "seeds" in columns:
+            table["seeds"] = table["seeds"].str.replace(" ", ", ")
+        texts.append(to_markdown(table[columns]))
+    for number, place in places.iterrows() if judgements else ():
+        here = int(number) - 1
+        said = conclusion(comparisons[here], judgements[here])
+        texts.append(": ".join(filter(None, [", ".join(filter(None, place)), f"{said}\n"])))
+    return "\n".join(texts)
 
 
 def paired_table(number, groups):
@@ -724,20 +843,6 @@ def verdict(difference, low, high, half):
     return "yes" if abs(difference) > half else "of images: yes, of seeds: no"
 
 
-def per_image(group, which="images"):
-    """Per test image, means over seeds: absolute error, error (years), gender right (%), and of
-    ranges years to it, and inside (%)."""
-    tables = [result[which] for result in group]
-    return tables[0][["true_age", "age", "range", "gender", "race"]].assign(
-        MAE=np.mean([table["error"].abs() for table in tables], axis=0),
-        bias=np.mean([table["error"] for table in tables], axis=0),
-        **{
-            name: np.mean([table[name] for table in tables], axis=0)
-            for name in ("right", "to_range", "inside")
-        },
-    )
-
-
 def by_group_table(number, groups):
     """MAE, bias and gender accuracy (means over seeds) by age decade, true gender and race; where
     ages are known as ranges, by range as well."""
@@ -762,156 +867,22 @@ def by_group_table(number, groups):
     return sorted(rows, key=order)
 
 
-# Plots. A loss keeps its colour, a variant of it has another; dashed where importance-weighted,
-# dotted where unfinished. Each shows the groups that have what PLOTS, below, says it needs.
-
-
-def colour(key):
-    loss, _, variant = key
-    return COLOURS[loss, variant] if variant else COLOURS[loss]
-
-
-def line(key):
-    style = {"linestyle": "--" if key[1] else "-"}
-    return {"color": colour(key), "label": label(key), **style}
-
-
-def unfinished_line(key):
-    return line(key) | {"linestyle": ":", "marker": ".", "label": f"{label(key)}, unfinished"}
-
-
-def shades(key):
-    return LinearSegmentedColormap.from_list("", ["0.93", colour(key)])
-
-
-def panel_per_group(groups):
-    """A figure and its panels, three to a row."""
-    rows, columns = -(-len(groups) // 3), min(len(groups), 3)
-    figure = Figure(figsize=(4.2 * columns, 3.8 * rows), layout="constrained")
-    panels = figure.subplots(rows, columns, squeeze=False).ravel()
-    for ax in panels[len(groups) :]:
-        ax.remove()
-    return figure, panels[: len(groups)]
-
-
-def plot_curves(groups):
-    """Training cost and validation MAE by epoch, one line per run."""
-    shown = {"cost": "mean cost (scale depends on the loss)", "valid_mae": "validation MAE (years)"}
-    if not any(r["curves"]["valid_mae"].notna().any() for group in groups.values() for r in group):
-        del shown["valid_mae"]
-    figure = Figure(figsize=(1 + 5 * len(shown), 4), layout="constrained")
-    panels = figure.subplots(1, len(shown), squeeze=False)[0]
-    for ax, (column, name) in zip(panels, shown.items(), strict=True):
-        for key, group in groups.items():
-            known = set()
-            for result in group:
-                style = line(key) if "mae" in result else unfinished_line(key)
-                if style["label"] in known:
-                    style["label"] = None
-                known.add(style["label"])
-                if len(result["curves"]) == 1:  # of which a line shows nothing
-                    style["marker"] = "."
-                ax.plot(result["curves"]["epoch"], result["curves"][column], linewidth=1, **style)
-        ax.set(xlabel="epoch", ylabel=name)
-        ax.legend()
-    panels[0].set_yscale("log")
-    return figure
-
-
-def plot_mae_by_age(groups):
-    """MAE by true age, mean over seeds, and below it how many test images have that age."""
-    figure = Figure(figsize=(7, 5), layout="constrained")
-    top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
-    for key, group in groups.items():
-        by_age = per_image(group, "exact").groupby("true_age")["MAE"].agg(["mean", "size"])
-        top.plot(by_age.index, by_age["mean"], marker=".", **line(key))
-    bottom.bar(by_age.index, by_age["size"], color="0.6")
-    top.set(ylabel="MAE (years)", ylim=(0, None))
-    bottom.set(xlabel="true age (years)", ylabel="test images")
-    top.legend()
-    return figure
-
-
-def plot_predicted_against_true(groups):
-    """Number of test images, over all seeds, by true and predicted age."""
-    figure, panels = panel_per_group(groups)
-    for ax, (key, group) in zip(panels, groups.items(), strict=True):
-        ages = pd.concat([result["exact"][["true_age", "predicted_age"]] for result in group])
-        edges = np.arange(ages.min().min() - 0.5, ages.max().max() + 1)
-        *_, drawn = ax.hist2d(*ages.to_numpy().T, edges, norm=LogNorm(), cmap=shades(key))
-        ax.axline((edges[0], edges[0]), slope=1, color="0.3", linewidth=1, label="no error")
-        ax.set(title=label(key), xlabel="true age (years)", ylabel="predicted age (years)")
-        ax.set_aspect("equal")
-        ax.legend(loc="upper left")
-        figure.colorbar(drawn, ax=ax, label="test images", shrink=0.8)
-    return figure
-
-
-def plot_cumulative_score(groups):
-    """Share of test images, over all seeds, with an error of at most so many years."""
-    figure = Figure(figsize=(6, 4), layout="constrained")
-    ax = figure.subplots()
-    for key, group in groups.items():
-        absolute = pd.concat([result["exact"]["error"].abs() for result in group])
-        within = [100 * (absolute <= years).mean() for years in range(21)]
-        ax.plot(range(21), within, marker=".", **line(key))
-    ax.set(xlabel="error of at most (years)", ylabel="test images (%)", ylim=(0, 102))
-    ax.set_xticks(range(0, 21, 5))
-    ax.legend(loc="lower right")
-    return figure
-
-
-def plot_reliability(groups):
-    """How often y > k was true against the P(y > k) given, over all images, k and seeds."""
-    figure = Figure(figsize=(6, 6), layout="constrained")
-    top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
-    top.plot([0, 1], [0, 1], color="0.3", linewidth=1, label="reliable")
-    for key, group in groups.items():
-        pairs, given, happened = np.sum([result["reliability"] for result in group], axis=0)
-        pairs[pairs == 0] = np.nan
-        top.plot(given / pairs, happened / pairs, marker="o", **line(key))
-        bottom.plot(given / pairs, pairs, marker="o", **line(key))
-    top.set(ylabel="share of pairs with y > k")
-    bottom.set(xlabel="P(y > k) given by the network", ylabel="pairs (image, k)", yscale="log")
-    top.legend()
-    return figure
-
-
-def plot_gender(groups):
-    """Test images by true and predicted gender, over all seeds."""
-    figure, panels = panel_per_group(groups)
-    for ax, (key, group) in zip(panels, groups.items(), strict=True):
-        images = pd.concat([result["images"][["gender", "p_male"]] for result in group])
-        said = images["p_male"].gt(0.5).map({False: "female", True: "male"})
-        counts = pd.crosstab(images["gender"].astype(object), said)
-        counts = counts.reindex(index=GENDERS, columns=GENDERS, fill_value=0).to_numpy()
-        percent = 100 * counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-        ax.imshow(percent, cmap=shades(key), vmin=0, vmax=150)
-        for row, column in np.ndindex(2, 2):
-            text = f"{percent[row, column]:.1f} %\n{counts[row, column]}"
-            ax.text(column, row, text, ha="center", va="center")
-        ax.set(title=label(key), xlabel="predicted gender", ylabel="true gender")
-        ax.set(xticks=[0, 1], xticklabels=GENDERS, yticks=[0, 1], yticklabels=GENDERS)
-    return figure
-
-
-PLOTS = {
-    plot_curves: "curves",
-    plot_mae_by_age: "exact",
-    plot_predicted_against_true: "exact",
-    plot_cumulative_score: "exact",
-    plot_reliability: "reliability",
-    plot_gender: "gender_accuracy",
-}
-
 # The report.
 
 TABLES = {
     "results": results_table,
     "decoding": decoding_table,
+    "probabilities": probabilities_table,
     "paired": paired_table,
     "by_group": by_group_table,
 }
+
+
+def all_tables(comparisons, judgements):
+    """{name: DataFrame} of all comparisons."""
+    tables = {name: frame(table, comparisons) for name, table in TABLES.items()}
+    return tables | {"verdicts": frame(verdict_table, judgements)}
+
 
 # Audits: a page for each run whose probabilities are there.
 
@@ -921,43 +892,39 @@ NO_GROUPS |= set("true_gender p_male gender Male race".split())
 
 
 def audits(comparisons):
-    """[(folder, link to its page as HTML, {name of a file: text} of report.pages())]."""
+    """{(folder, epoch): (folder of its page, {name of a file: text} of report.pages())}."""
     from coral_age import report  # which imports torch
 
     results = [r for groups in comparisons for group in groups.values() for r in group]
-    pages = []
+    found = {}
     for result in tqdm([r for r in results if "images" in r and "prefix" in r], disable=None):
         told, about = read(audit_of, result["folder"] / "run.json", result)
-        name = f"audit-{len(pages) + 1}"
-        text = html.escape(f"{result['folder']}, epoch: {result['epoch']}")
-        link = f'<li><a href="{name}/index.html">{text}</a>'
-        pages.append((name, link, report.pages(told, about)))
-    return pages
+        name = f"audit-{len(found) + 1}"
+        found[result["folder"], result["epoch"]] = name, report.pages(told, about)
+    return found
 
 
 def audit_of(path, result):
     """An Audit of the run whose run.json is at ``path``, and what is said of it."""
-    from coral_age import answers, audit, report, runs
+    from coral_age import audit, report
 
     record, images, prefix = json.loads(path.read_text("utf-8")), result["images"], result["prefix"]
     youngest, count = record["youngest_age"], record["num_classes"]
     file = path.parent / f"{prefix}test_predictions.csv"
     table = pd.read_csv(file, keep_default_na=False, dtype=str)
     probas = np.load(path.parent / f"{prefix}test_probas.npy")
-    probas = np.stack([answers.class_probas(row, count) for row in probas])
+    probas = class_probas(probas, count)
     probas /= probas.sum(axis=1, keepdims=True)  # those of ce may have been rounded
     labels = (images["predicted_age"] - youngest).astype(int)
-    model = SimpleNamespace(interval=80, shares=runs.shares_of(path.parent, count))
-    due = [answers.share_due(model, label) for label in labels]
-    ends = np.array([answers.interval(*row) for row in zip(probas, labels, due, strict=True)])
+    first, last, held = intervals(probas, labels, shares_due(record)[labels])
     low, high = images["low"], images["high"]
     texts = [
         "" if np.isnan(a) else f"{a:g}" if a == b else f"{a:g}-{b:g}"
         for a, b in zip(low, high, strict=True)
     ]
     photos = pd.DataFrame({"kind": "image", "true_age": texts, "age": images["predicted_age"]})
-    photos["age_low"], photos["age_high"] = youngest + ends[:, :2].T
-    photos["interval_probability"] = ends[:, 2]
+    photos["age_low"], photos["age_high"] = youngest + first, youngest + last
+    photos["interval_probability"] = held
     photos["true_gender"] = images["gender"].astype(object)
     if "p_male" in images:
         male = images["p_male"]
@@ -970,21 +937,13 @@ def audit_of(path, result):
     facts = {"run": path.parent, "script": f"{record['script']}, epoch: {result['epoch']}"}
     facts |= {"columns left out": left_out}
     name = f"{path.parent.name}/{prefix}model.pt"
-    about = report.About(name, "the test photos of its run", facts, model.interval / 100, True)
+    about = report.About(name, "the test photos of its run", facts, 0.8, True)
     return audit.Audit(photos, probas, youngest, groups), about
 
 
-GENERATOR = '<meta name="generator" content="summarize.py">'
-STYLE = """
-body { font: 16px/1.5 sans-serif; max-width: 85rem; margin: 2rem auto; padding: 0 1rem; }
-div { overflow-x: auto; } img { max-width: 100%; } figure { margin: 1rem 0; }
-table { border-collapse: collapse; font-size: 0.85rem; font-variant-numeric: tabular-nums; }
-th, td { padding: 0.2rem 0.4rem; border-bottom: 1px solid #ccc; text-align: left; }
-td { white-space: nowrap; } td.number { text-align: right; }
-"""
 NOTES = {
     "results": """MAE and RMSE in years: mean over seeds, and sample standard deviation (sd).
-Balanced MAE: mean of the MAEs of the single ages, of which some have few images. CS(5), CS(10):
+AMAE: mean of the MAEs of the single ages, of which some have few images. CS(5), CS(10):
 images with an error of at most 5 and 10 years. CRPS: continuous ranked probability score in years,
 lower is better; it scores the whole distribution, and is the MAE where an age is certain. All these
 are of images whose age is known; of those whose age is known as a range: MAE to range, the mean
@@ -1000,81 +959,28 @@ standard deviation. Own rule: the most probable age for CE and SORD, the mean, r
 and L1, the number of P(y > k) above 0.5 for OR-CNN, CORAL and CORN. Median and mean: of the
 predicted distribution, the mean not rounded, inconsistent P(y > k) sorted first. The median is the
 own rule of OR-CNN, CORAL and CORN.""",
-    "paired": """A - B: difference of the mean MAEs (years), below 0 where A is better. Over images:
-95 % interval from 2000 bootstrap resamples of the test images (20 at least), the trained networks
-being given. Over seeds: 95 % interval of a two-sample t, the test images being given; needs two
-seeds each. More than noise: yes if neither interval holds 0. Nothing is corrected for the number of
-pairs.""",
+    "probabilities": """Mean over seeds ± sample standard deviation. AMAE: mean of the MAEs of the
+single ages, by the median. NLL: mean of -log(0.99 P(y) + 0.01/K) of the true age y among K. In
+interval: true ages in the intervals of predict.py, which hold 80 % of the probability, or what
+calibrate.py found; interval years: their mean length. lr: learning rate.""",
+    "verdicts": f"""A - B: difference of the MAEs by the median (years), below 0 where A is better.
+95 % interval, p: of {significance.RESAMPLES:,} bootstrap resamples of the test images (20 at least)
+and the seeds together, p by Holm's procedure over all pairs. Better: p better, of a difference of
+0, is below 5 %. Equal: p equal, of {significance.MARGIN:.2f} years or more, is. Not settled:
+neither. Of one seed the interval is over images alone.""",
+    "paired": """By each loss's own rule. A - B: difference of the mean MAEs (years), below 0 where
+A is better. Over images: 95 % interval from 2000 bootstrap resamples of the test images (20 at
+least), the trained networks being given. Over seeds: 95 % interval of a two-sample t, the test
+images being given; needs two seeds each. More than noise: yes if neither interval holds 0. Nothing
+is corrected for the number of pairs.""",
     "by_group": """Means over seeds, by true gender, age (decade or range) and race as far as known.
 Bias: mean of predicted minus true age (years).""",
 }
 
 
-def write_report(comparisons, notes, out, pages):
-    """All files of the report into the folder ``out``, when all are made; index.html last. pages:
-    of audits()."""
-    tables = {name: frame(table, comparisons) for name, table in TABLES.items()}
-    files = {f"{name}.csv": encoded(table.to_csv(index=False)) for name, table in tables.items()}
-    tables["results"] = results_apart(comparisons)
-
-    page = ["<h1>Results</h1>"]
-    if not tables["results"].empty:
-        page += [to_html(tables["results"]), *paragraphs(NOTES["results"])]
-    page += ["<h2>Left out, and remarks</h2>", *paragraphs(*notes)] if notes else []
-    if pages:
-        links = "".join(link for _, link, _ in pages)
-        page.append(f"<h2>Audits of the runs</h2><ul>{links}</ul>")
-    for number, groups in enumerate(comparisons, 1):
-        first = first_of(groups)
-        gender = ", gender output" if first["gender"] else ""
-        page.append(f"<h2>{number}: {first['dataset']}, epoch: {first['epoch']}{gender}</h2>")
-        page += paragraphs(f"Settings: {', '.join(settings_of(first))}.")
-        for name in ("decoding", "paired", "by_group"):
-            table = tables[name]
-            if not table.empty and (here := table["comparison"] == str(number)).any():
-                page += [to_html(table[here]), *paragraphs(NOTES[name])]
-        for plot, needed in PLOTS.items():
-            shown = having(groups, needed)
-            if shown:
-                name = f"{number}-{plot.__name__.removeprefix('plot_').replace('_', '-')}.png"
-                picture = io.BytesIO()
-                plot(shown).savefig(picture, format="png", dpi=120)
-                files[name] = picture.getvalue()
-                page.append(f'<figure><img src="{name}" alt="{plot.__doc__}">')
-                page.append(f"<figcaption>{plot.__doc__}</figcaption></figure>")
-    texts = [f"{to_markdown(tables[name])}\n{NOTES[name]}" for name in tables if len(tables[name])]
-    texts += [html.escape(note) for note in notes]
-    files["results.md"] = encoded("\n\n".join([*texts, ""]))
-    head = f"<meta charset='utf-8'>{GENERATOR}<title>Results</title><style>{STYLE}</style>"
-    page = ["<!doctype html>", f"<html lang='en'><head>{head}</head><body>", *page]
-    files["index.html"] = encoded("\n".join([*page, "</body></html>\n"]))
-    if pages:
-        from coral_age import report  # which imports torch
-    for name, _, its in pages:
-        report.write(out / name, its)
-    for name, content in files.items():
-        with atomic_write(out / name) as file:
-            file.write(content)
-
-
-def paragraphs(*texts):
-    return [f"<p>{html.escape(text)}</p>" for text in texts]
-
-
 def filled(table):
     """``table`` without its empty columns."""
     return table.loc[:, (table != "").any()]
-
-
-def to_html(table):
-    """Cells that hold a number are of class number."""
-    table = filled(table)
-    rows = [f"<td>{'</td><td>'.join(map(html.escape, row))}</td>" for row in table.to_numpy()]
-    body = re.sub(
-        r"<td>(?=-?[0-9.]+( (to|±) -?[0-9.]+)?<)", "<td class=number>", "\n<tr>".join(rows)
-    )
-    head = "".join(f"<th>{html.escape(name)}</th>" for name in table)
-    return f"<div><table><thead><tr>{head}</thead>\n<tbody>\n<tr>{body}</tbody></table></div>"
 
 
 def to_markdown(table):
@@ -1084,22 +990,36 @@ def to_markdown(table):
     return "".join(f"| {' | '.join(row)} |\n" for row in cells)
 
 
-def encoded(text):
-    """UTF-8, also of a folder's name that is none."""
-    return text.encode(errors="backslashreplace")
+def markdown_of(tables, conclusions, notes):
+    """results.md: the conclusions, all tables with what they mean, and the notes."""
+    told = [name for name, table in tables.items() if len(table)]
+    texts = [*conclusions] + [f"{to_markdown(tables[name])}\n{NOTES[name]}" for name in told]
+    return "\n\n".join([*texts, *map(html.escape, notes), ""])
 
 
-def old_report(out, overwrite):
-    """The index.html in ``out``, empty if none; ends the program where ``out`` must be kept."""
-    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
-        return ""
+def write_report(comparisons, notes, out, audited):
+    """All files of the report into the folder ``out``, when all are made; index.html last. audited:
+    of audits()."""
+    from coral_age import results
+
     index = out / "index.html"
     old = index.read_text(encoding="utf-8", errors="replace") if index.is_file() else ""
-    if GENERATOR not in old:
-        fail(f"--out {out} holds something other than a report; name a new folder")
-    if not overwrite:
-        fail(f"--out {out} holds a report already; name a new folder, or add --overwrite")
-    return old
+    judgements = list(map(judge, comparisons))
+    tables = all_tables(comparisons, judgements)
+    files = {f"{name}.csv": table.to_csv(index=False) for name, table in tables.items()}
+    tables["results"] = results_apart(comparisons)
+    conclusions = list(map(conclusion, comparisons, judgements))
+    files["results.md"] = markdown_of(tables, map(html.escape, conclusions), notes)
+    about = results.About(
+        out, conclusions, notes, {run: name for run, (name, _) in audited.items()}
+    )
+    files |= results.pages(comparisons, tables, about)
+    for name, its in audited.values():
+        pages.write(out / name, its)
+    pages.write(out, files)
+    for name in set(re.findall(r'<a href="(audit-\d+)/', old)):
+        if f'"{name}/' not in files["index.html"]:
+            remove_audit(out / name)
 
 
 def remove_audit(folder):
@@ -1132,6 +1052,12 @@ def main(argv=None):
     parser.add_argument(
         "--audit", action="store_true", help="a page as of predict.py --report for each run"
     )
+    parser.add_argument(
+        "--compare",
+        action="store_true",
+        help="say which loss is better, and whether that is more than noise; each loss may have a "
+        "learning rate of its own",
+    )
     parser.add_argument("--overwrite", action="store_true", help="replace the report in --out")
     args = parser.parse_args(argv)
 
@@ -1139,10 +1065,15 @@ def main(argv=None):
     if args.audit and not args.out:
         fail("--audit writes pages: give --out as well")
     if args.out:
-        if not Figure:
-            fail("--out draws plots: pip install -r requirements-extras.txt first")
+        try:
+            import matplotlib  # noqa: F401
+        except ImportError:
+            fail(f"--out draws plots: {EXTRAS} first")
         out = Path(args.out)
-        old = old_report(out, args.overwrite)
+        try:
+            pages.check_folder("--out", out, args.overwrite, pages.SUMMARIES)
+        except InputError as error:
+            fail(error)
     for option in args.published_test_csv:
         dataset, _, path = option.partition("=")
         if dataset not in PUBLISHED_YOUNGEST_AGE or not path:
@@ -1155,24 +1086,17 @@ def main(argv=None):
         results += read_run(Path(folder), test_csvs, notes)
     if not any(args.out or "mae" in result for result in results):
         fail(f"no finished run among those given. {' '.join(notes)}")
-    comparisons = compare(results, notes)
+    comparisons = compare(with_own_rates(results) if args.compare else results, notes)
     if not args.out:
         print("\n".join(notes), end="\n" * bool(notes), file=sys.stderr)
-        print(short_tables(comparisons), end="")
+        judgements = list(map(judge, comparisons)) if args.compare else None
+        print(short_tables(comparisons, judgements), end="")
         return
     try:
-        out.mkdir(parents=True, exist_ok=True)
-        pages = audits(comparisons) if args.audit else []
-        if args.audit and not pages:
+        audited = audits(comparisons) if args.audit else {}
+        if args.audit and not audited:
             notes.append("No run has predictions and probabilities for a page of --audit.")
-        write_report(comparisons, notes, out, pages)
-        new = (out / "index.html").read_text(encoding="utf-8")
-        for name in re.findall(r'<img src="([\w-]+\.png)"', old):
-            if name not in new:
-                (out / name).unlink(missing_ok=True)
-        for name in re.findall(r'<a href="(audit-\d+)/', old):
-            if f'"{name}/' not in new:
-                remove_audit(out / name)
+        write_report(comparisons, notes, out, audited)
     except OSError as error:
         fail(f"--out {out} cannot be written: {error}")
     print("\n".join([*notes, f"Report: {out / 'index.html'}"]))

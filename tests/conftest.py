@@ -136,3 +136,32 @@ def chromium():
     """The path of a browser, or None."""
     names = map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))
     return next(filter(None, names), None)
+
+
+LOOK = """() => ({
+  wide: document.documentElement.scrollWidth - innerWidth,
+  letters: Math.min(...[...document.querySelectorAll("svg text")].map(
+    (text) => text.getBoundingClientRect().height)),
+  ink: getComputedStyle(document.querySelector("svg text")).fill,
+  pictures: Math.min(...[...document.querySelectorAll("svg")].map((svg) => svg.clientWidth)),
+  tables: Math.max(...[...document.querySelectorAll("table")].map((table) => new Set(
+    [...table.rows].map((row) => [...row.cells].reduce((n, c) => n + c.colSpan, 0))).size),
+  )})"""
+
+
+def looks_of(page, width, theme):
+    """What a browser tells of the file ``page`` in a window so wide, in a light or dark theme: by
+    how much it is wider than the window, the height of the smallest letters in its pictures and
+    their colour, the width of the smallest picture (pixels), and the most different numbers of
+    cells in the rows of a table."""
+    import pytest
+
+    api = pytest.importorskip("playwright.sync_api")
+    with api.sync_playwright() as playwright:
+        flags = ["--disable-gpu", "--disable-quic"]
+        browser = playwright.chromium.launch(executable_path=chromium(), args=flags)
+        window = browser.new_page(viewport={"width": width, "height": 800}, color_scheme=theme)
+        window.goto(Path(page).as_uri(), timeout=1000 * PATIENCE)
+        found = window.evaluate(LOOK)
+        browser.close()
+    return found

@@ -345,7 +345,7 @@ def other_facts(draw, content):
 @cases(60)
 def test_summarize(count, tmp_path, monkeypatch):
     """Tables from damaged runs: a report or one line, and the runs stay as they are."""
-    monkeypatch.setattr(SUMMARIZE, "PLOTS", {})
+    monkeypatch.setattr("coral_age.plots.pictures", lambda number, groups: {})
     monkeypatch.setattr("os.fsync", lambda file: None)
     draw, out, reports = random.Random(6), tmp_path / "report", 0
     runs = [write_run(tmp_path / f"seed{i}", seed=i, gender=1, count=20) for i in range(2)]

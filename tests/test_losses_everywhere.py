@@ -10,6 +10,7 @@ import pytest
 from conftest import LOSSES, MODEL_CODE, first_rows, load
 from test_scripts import CLASSES, OF_CLASSES, YOUNGEST, slow_label
 
+SUMMARIZE = load(MODEL_CODE / "summarize.py")
 TINY = ["--seed=1", "--epochs=1", "--batch_size=4", "--image_size=33", "--log_every=1"]
 PRODUCTS = [f"{dataset}-{loss}" for dataset in CLASSES for loss in LOSSES]
 FEW = ["afad-corn", "cacd-dldl", "morph2-sord", "faces-l1", "faces-corn"]
@@ -58,5 +59,16 @@ def test_two_steps(name, model_code, tmp_path, capsys):
         assert probas.sum(1) == pytest.approx(1, abs=1e-5)
     elif loss != "ordinal":
         assert (np.diff(probas, axis=1) <= 0).all()
-    told = pd.read_csv(out / "test_predictions.csv")["predicted_age"] - YOUNGEST[dataset]
+    table = pd.read_csv(out / "test_predictions.csv")
+    labels, told = (table[name] - YOUNGEST[dataset] for name in ("true_age", "predicted_age"))
     assert told.tolist() == [slow_label(loss, row) for row in probas]
+
+    [result] = SUMMARIZE.read_run(out, {}, [])
+    nll, medians = [], []
+    for label, row in zip(labels, probas, strict=True):
+        above = np.append(1, -np.sort(-row))  # and of losses that answer y > k, P(y > -1)
+        classes = row if loss in OF_CLASSES else above - np.append(above[1:], 0)
+        nll.append(-np.log(0.99 * classes[label] + 0.01 / CLASSES[dataset]))
+        medians.append(np.argmax(np.cumsum(classes) >= 0.5))
+    assert result["nll"] == pytest.approx(np.mean(nll), rel=1e-4)
+    assert result["median_errors"].tolist() == np.abs(labels - medians).tolist()

@@ -6,8 +6,9 @@ import re
 import shutil
 import sys
 
+import pytest
 import torch
-from conftest import ROOT, SCRIPTS, first_rows, load, run
+from conftest import ROOT, SCRIPTS, chromium, first_rows, load, run
 from PIL import Image
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -150,6 +151,34 @@ def test_the_results_are_those_of_the_stored_runs():
         for name in ("over images", "over seeds") if row["B"] == "CORAL" else ():
             low, high = map(float, row[name].split(" to "))
             assert f"{low:.2f} to {high:.2f}" in RESULTS, row
+
+
+def test_the_verdicts_on_the_stored_runs():
+    """The tables of docs/results.md are what its command prints, and its picture is small."""
+    assert (
+        "    python model-code/summarize.py model-code/results/20-minutes/* --compare\n" in RESULTS
+    )
+    folders = [folder for folder in STORED if folder.parent.name == "20-minutes"]
+    printed = run(ROOT / "model-code/summarize.py", *folders, "--compare")
+    assert (printed.returncode, printed.stderr) == (0, "")
+    *tables, sentence = printed.stdout.strip().split("\n\n")
+    assert len(tables) == 4 and all(f"\n\n{table}\n\n" in RESULTS for table in tables[2:])
+    assert f"\n\n> {sentence}\n\n" in RESULTS
+    assert "    python images/draw-report.py model-code/results/20-minutes/*\n" in RESULTS
+    assert (ROOT / "images/report.png").stat().st_size < 200_000
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(chromium() is None, reason="no Chromium installed")
+def test_the_picture_of_the_report(tmp_path):
+    pytest.importorskip("playwright.sync_api")
+    folders = [folder for folder in STORED if folder.parent.name == "20-minutes"]
+    drawn = run(ROOT / "images/draw-report.py", *folders, "--out", tmp_path / "report.png")
+    assert (drawn.returncode, drawn.stdout) == (0, "")
+    with Image.open(tmp_path / "report.png") as new, Image.open(ROOT / "images/report.png") as old:
+        assert new.size == old.size
+    refused = run(ROOT / "images/draw-report.py", tmp_path, "--out", tmp_path / "other.png")
+    assert refused.returncode == 2 and "holds no run" in refused.stderr
 
 
 def test_the_errors_against_minutes_are_those_of_the_stored_runs(tmp_path):

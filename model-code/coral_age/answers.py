@@ -8,6 +8,7 @@ import torch
 from coral_age import doubts
 from coral_age.audit import p_at_least
 from coral_age.errors import InputError
+from coral_age.intervals import class_probas, interval
 
 NOTE = (
     "Apparent ages, and a binary label for gender, as a network learned them from the photos and "
@@ -66,17 +67,6 @@ def heading(model):
     return {"note": NOTE, "model": facts}
 
 
-def class_probas(probas, count):
-    """Probabilities of the K = ``count`` classes, float64 (..., K): those of ce, or from P(y > k),
-    (..., K-1), sorted, which leaves the number above 0.5, the label, as it is."""
-    probas = np.asarray(probas, np.float64)
-    if probas.shape[-1] == count:
-        return probas
-    above, end = np.sort(probas)[..., ::-1], np.ones((*probas.shape[:-1], 1))
-    above = np.concatenate([end, above, 0 * end], axis=-1)
-    return above[..., :-1] - above[..., 1:]
-
-
 def share_due(model, label):
     """The share of the probability that an interval of model.interval percent must hold where
     ``label`` is predicted: by the table that calibrate.py made, or else just that."""
@@ -85,19 +75,6 @@ def share_due(model, label):
     if model.shares is None:
         return model.interval / 100
     return np.interp(model.interval, LEVELS, model.shares[:, label]).item()
-
-
-def interval(classes, label, share=0.8):
-    """The shortest run of neighbouring classes that contains ``label`` and at least ``share`` of
-    the probability (of several, the most probable): its first and last class and its probability.
-    """
-    sums = np.concatenate([[0], np.cumsum(classes)])
-    for length in range(1, len(classes) + 1):
-        starts = np.arange(max(label - length + 1, 0), min(label, len(classes) - length) + 1)
-        held = sums[starts + length] - sums[starts]
-        if held.max() >= share or length == len(classes):
-            first = starts[held.argmax()].item()
-            return first, first + length - 1, held.max().item()
 
 
 def estimate(probas, male, model):

@@ -22,7 +22,8 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from coral_age.answers import LEVELS, class_probas, interval
+from coral_age.answers import LEVELS
+from coral_age.intervals import class_probas, intervals
 
 FOLDS = 10
 NEAREST = 200  # photos that say what an interval at a predicted age has to hold
@@ -170,7 +171,7 @@ def classes_of(probas, model):
 # %% Intervals
 def enough(classes, labels):
     """For each photo and age, (n, K), what an interval has to hold, more than that, of the
-    probabilities ``classes`` (n, K), for the age to be inside; as of answers.interval()."""
+    probabilities ``classes`` (n, K), for the age to be inside; as of intervals.interval()."""
     count = classes.shape[1]
     sums = np.pad(np.cumsum(classes, 1), [(0, 0), (1, 0)])
     ages, here = np.arange(count), labels[:, None]
@@ -240,8 +241,7 @@ def figures(probas, shares, rows, model):
     tell."""
     classes, labels = classes_of(probas, model)
     allowed = ages_allowed(rows, classes)
-    ends = [interval(*row)[:2] for row in zip(classes, labels, shares, strict=True)]
-    first, last = np.array(ends).T
+    first, last, _ = intervals(classes, labels, shares)
     ages = np.arange(classes.shape[1])
     inside = (ages >= first[:, None]) & (ages <= last[:, None])
     off = labels - labels.clip(rows.lowest, rows.highest)

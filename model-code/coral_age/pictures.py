@@ -17,8 +17,9 @@ import numpy as np
 import PIL.Image
 
 from coral_age import detect, doubts, media
-from coral_age.answers import class_probas, estimate, infer_faces, prepare
+from coral_age.answers import estimate, infer_faces, prepare
 from coral_age.errors import InputError, warn
+from coral_age.intervals import class_probas
 from coral_age.threads import in_order, lists_of
 from coral_age.tracks import (
     OVERLAP,

@@ -1,15 +1,12 @@
 """The page of an audit: the figures of audit.py in tables and pictures, in one HTML file.
 
     files = report.pages(audit, about)  # {name of a file: its text}
-    report.write(folder, files)
+    pages.write(folder, files)
 
-The page needs no other file; each picture lies beside it as SVG, each table as CSV. There is no
-photo in any of them.
+There is no photo in any of them.
 """
 
 import html
-import io
-import re
 from dataclasses import dataclass
 
 import matplotlib
@@ -18,139 +15,31 @@ from matplotlib.figure import Figure
 
 from coral_age import audit as figures
 from coral_age.answers import NOTE
-from coral_age.errors import InputError, printable
-from coral_age.files import atomic_write
 from coral_age.labels import GENDERS
-
-GENERATOR = '<meta name="generator" content="coral_age audit">'
-# (in light, in dark): what the pictures are drawn with stands in them and in the page by its name
-COLOURS = {
-    "ink": ("#1b232b", "#e6ebef"),
-    "quiet": ("#57636e", "#9aa7b2"),
-    "line": ("#ccd3da", "#39434c"),
-    "blue": ("#0072b2", "#56b4e9"),
-    "orange": ("#c75300", "#f0a050"),
-    "shade0": ("#08306b", "#d3e7f7"),
-    "shade1": ("#2171b5", "#8fc4ea"),
-    "shade2": ("#6baed6", "#4a90c4"),
-    "shade3": ("#a6cbe3", "#2f6390"),
-}
-INK, QUIET, LINE, BLUE, ORANGE, *SHADES = (light for light, _ in COLOURS.values())
-MARKERS = "o", "s", "^", "D"  # of the shades, which are told apart on paper as well
-DRAWN = {
-    "svg.fonttype": "none",
-    "svg.hashsalt": "coral_age",  # the same figures give the same file
-    "text.parse_math": False,  # a $ is a $
-    "font.size": 9,
-    "text.color": INK,
-    "axes.labelcolor": INK,
-    "axes.edgecolor": QUIET,
-    "xtick.color": QUIET,
-    "ytick.color": QUIET,
-    "xtick.labelcolor": INK,
-    "ytick.labelcolor": INK,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "axes.axisbelow": True,
-    "grid.color": LINE,
-    "grid.linewidth": 0.6,
-    "legend.frameon": False,
-}
-PERCENT = "\N{NO-BREAK SPACE}%"
-HOLLOW = "Hollow: fewer than 30 photos."
-WIDE = 4.4  # inches of a picture, which a telephone shows as wide as it is
-
-
-def variables(number):
-    """The colours as CSS, in light (0) or dark (1)."""
-    return " ".join(f"--{name}: {both[number]};" for name, both in COLOURS.items())
-
-
-THEMES = (
-    f":root {{ {variables(0)} }} "
-    f"@media screen and (prefers-color-scheme: dark) {{ :root {{ {variables(1)} }} }}"
+from coral_age.pages import (
+    AUDITS,
+    BLUE,
+    DRAWN,
+    LIGHT,
+    PERCENT,
+    QUIET,
+    WIDE,
+    alone,
+    drawn,
+    escaped,
+    number,
+    picture,
+    shown,
+    sides,
+    whole,
 )
-STYLE = """
-:root { color-scheme: light dark; --page: #fff; --card: #f4f6f8 }
-@media screen and (prefers-color-scheme: dark) { :root { --page: #14181c; --card: #1e242a } }
-* { box-sizing: border-box }
-body { margin: 0 auto; padding: 1rem; max-width: 66rem; background: var(--page);
-  color: var(--ink); font: 16px/1.5 system-ui, sans-serif }
-h1 { margin: 0 0 .75rem; font-size: 1.6rem; line-height: 1.25; overflow-wrap: anywhere }
-h2 { margin: 2.5rem 0 .5rem; padding-top: .5rem; border-top: 1px solid var(--line);
-  font-size: 1.25rem }
-h3 { margin: 1.5rem 0 .25rem; font-size: 1rem }
-p, ul, dl { max-width: 46rem; margin: .5rem 0 }
-a { color: var(--blue) }
-.card { max-width: 50rem; margin: 1rem 0; padding: .75rem 1rem; border-radius: .5rem;
-  background: var(--card) }
-dl { display: grid; grid-template-columns: max-content 1fr; gap: 0 1rem }
-dt, .quiet, figcaption, small { color: var(--quiet) }
-dd { margin: 0; overflow-wrap: anywhere }
-.quiet, figcaption, dl { font-size: .875rem }
-.pictures { display: grid; gap: 1rem 1.5rem; margin: 1rem 0;
-  grid-template-columns: repeat(auto-fit, minmax(min(100%, 24rem), 1fr)) }
-figure { margin: 0; max-width: 32rem; break-inside: avoid }
-svg { display: block; width: 100%; height: auto }
-svg text { font-family: system-ui, sans-serif !important }
-.scroll { margin: .75rem 0; overflow-x: auto }
-.tables { display: flex; flex-wrap: wrap; gap: 0 1.5rem }
-.tables > div { min-width: 0; max-width: 100% }
-table { border-collapse: collapse; font-size: .875rem; line-height: 1.3;
-  font-variant-numeric: tabular-nums }
-th, td { padding: .25rem .35rem; border-bottom: 1px solid var(--line); text-align: right;
-  vertical-align: top; white-space: nowrap }
-thead th { vertical-align: bottom; white-space: normal }
-th:first-child { position: sticky; left: 0; padding-left: 0; background: var(--page);
-  text-align: left; font-weight: normal }
-thead th, .by th, th[scope=rowgroup] { font-weight: 600 }
-.by th { padding-top: .75rem; text-align: left }
-td small { display: block; font-size: .86em }
-.few { font-style: italic; color: var(--quiet) }
-@media print { body { max-width: none; padding: 0; font-size: 10pt } a { color: inherit }
-  .quiet, figcaption, dl { font-size: 8pt } .scroll { overflow: visible }
-  table { font-size: 7.5pt } th, td { padding: .15rem .35rem }
-  tr { break-inside: avoid } h2, h3 { break-after: avoid }
-  .pictures { grid-template-columns: 1fr 1fr } }
-"""
+
+ORANGE, SHADES = LIGHT["orange"], [LIGHT[f"shade{i}"] for i in range(4)]
+MARKERS = "o", "s", "^", "D"  # of the shades, which are told apart on paper as well
+HOLLOW = "Hollow: fewer than 30 photos."
 
 
 # %% Pictures
-def picture(figure, caption):
-    """A figure as SVG, for a page that has the colours, and its caption."""
-    file = io.StringIO()
-    figure.savefig(file, format="svg", transparent=True, metadata={"Date": None})
-    text = file.getvalue()
-    text = text[text.index("<svg") :]
-    used = set(re.findall(r"#([\w-]+)", text))  # other names would stand in the page several times
-    text = re.sub(r' id="([^"]+)"', lambda found: found[0] if found[1] in used else "", text)
-    for name, (light, _) in COLOURS.items():
-        text = text.replace(light, f"var(--{name})")
-    return text.replace("<svg ", f'<svg role="img" aria-label="{escaped(caption)}" ', 1), caption
-
-
-def alone(svg):
-    """The same for a file of its own."""
-    return svg.replace(">", f"><style>{THEMES}</style>", 1)
-
-
-def drawn(pictures):
-    """The {name: picture()} in the page."""
-    parts = [
-        f"<figure>{svg}<figcaption>{escaped(text)} "
-        f'<a href="{name}.svg">SVG</a></figcaption></figure>'
-        for name, (svg, text) in pictures.items()
-    ]
-    return f"<div class=pictures>{''.join(parts)}</div>" if parts else ""
-
-
-def shown(text, length=40):
-    """A name from a file, fit to be drawn: printable, and not too long."""
-    text = printable(text)
-    return text if len(text) <= length else text[: length - 1] + "…"
-
-
 def dots(table, marks, label):
     """Figures and their intervals by group, a line for each; marks: (column, what it is, its
     colour, marker), of shares as %."""
@@ -184,11 +73,6 @@ def dots(table, marks, label):
     if len(marks) > 1:
         figure.legend(loc="outside upper center", ncols=len(marks))
     return figure
-
-
-def sides(value, low, high):
-    """The lengths of an error bar, (2, n)."""
-    return np.maximum([value - low, high - value], 0)
 
 
 def plot_errors(table):
@@ -280,24 +164,12 @@ def plot_risk(curve, table, name, words):
 
 
 # %% Tables
-def escaped(text):
-    """A text, which may be of a file, fit for the page."""
-    return html.escape(printable(str(text)))
-
-
 def is_known(row, name):
     return row.get(name) is not None and not np.isnan(row[name])
 
 
 def is_few(row, name):
     return row[f"{name}_of"] < figures.FEW
-
-
-def number(value, form):
-    """A number in the page; form: as of format(), with % at the end for a share as %."""
-    if form.endswith("%"):
-        value, form = 100 * value, form[:-1] + "f"
-    return format(value, form).replace("-", "\N{MINUS SIGN}")
 
 
 def cell(row, name, form):
@@ -646,7 +518,7 @@ def pages(audit, about):
             section_risk(audit),
         ]
     files, tables, parts, links = {}, {}, [], []
-    for number, (title, body, its, pictures) in enumerate(sections, 1):
+    for place, (title, body, its, pictures) in enumerate(sections, 1):
         tables |= its
         files |= {
             f"{name}.csv": table.to_csv(index=False, float_format="%.6g")
@@ -654,48 +526,14 @@ def pages(audit, about):
         }
         files |= {f"{name}.svg": alone(svg) for name, (svg, _) in pictures.items()}
         csvs = ", ".join(f'<a href="{name}.csv">{name}.csv</a>' for name in its)
-        parts.append(f"<h2 id=s{number}>{number}. {title}</h2>{body}")
+        parts.append(f"<h2 id=s{place}>{place}. {title}</h2>{body}")
         parts.append(f"<p class=quiet>The figures of this section: {csvs}</p>")
-        links.append(f"<li><a href=#s{number}>{title}</a>")
-    body = "\n".join(parts).replace(" %", PERCENT)
+        links.append(f"<li><a href=#s{place}>{title}</a>")
+    body = "\n".join(parts)
     title = escaped(f"Audit report: {about.model}")
-    files["index.html"] = f"""<!doctype html>
-<html lang="en"><meta charset="utf-8">{GENERATOR}
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{title}</title><link rel="icon" href="data:,">
-<style>{THEMES}{STYLE}</style>
-<h1>{title}</h1>
-{introduction(audit, about)}
+    body = f"""{introduction(audit, about)}
 <h2>In short</h2>{summary(tables)}
 <nav><ol>{"".join(links)}</ol></nav>
-{body}
-</html>
-"""
+{body}"""
+    files["index.html"] = whole(title, AUDITS, body)
     return files
-
-
-# %% Files
-def check_folder(option, folder, overwrite):
-    """InputError where the ``folder`` that an ``option`` names must be kept."""
-    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
-        return
-    index = folder / "index.html"
-    if not index.is_file() or GENERATOR not in index.read_text(encoding="utf-8", errors="replace"):
-        what = "holds something other than a report"
-        raise InputError(f"{option} {folder}: {what}; give a new folder")
-    if not overwrite:
-        what = "holds a report already"
-        raise InputError(f"{option} {folder}: {what}; give a new folder, or --overwrite")
-
-
-def write(folder, files):
-    """Write the files of pages(), index.html last, and remove those that were of an older report
-    alone."""
-    folder.mkdir(parents=True, exist_ok=True)
-    index = folder / "index.html"
-    old = index.read_text(encoding="utf-8", errors="replace") if index.exists() else ""
-    for name, text in files.items():
-        with atomic_write(folder / name, "w", encoding="utf-8", errors="backslashreplace") as file:
-            file.write(text)
-    for name in set(re.findall(r'href="([\w-]+\.(?:csv|svg))"', old)) - files.keys():
-        (folder / name).unlink(missing_ok=True)
