@@ -134,7 +134,13 @@ function sentences(face) {
 // Said anew when other limits are asked for.
 function tellSentences(place, face) {
   const line = element(place, "div", "", "told")
-  line.tell = () => { line.textContent = sentences(face).join(" · ") }
+  line.tell = () => {
+    line.replaceChildren()
+    for (const words of sentences(face)) {
+      if (line.firstChild) line.append(" · ")
+      element(line, "span", words)
+    }
+  }
   line.tell()
 }
 by("over").oninput = () => document.querySelectorAll(".told").forEach((line) => line.tell())
