@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -166,21 +167,31 @@ def test_what_is_no_picture(page, tmp_path):
     (tmp_path / "letter.jpg").write_text("Dear reader,")
     (tmp_path / "empty.png").write_bytes(b"")
     (tmp_path / "cut.mp4").write_bytes(b"\0\0\0\x18ftypmp42")
+    (tmp_path / "bill.pdf").write_bytes(b"%PDF-1.4")
+    (tmp_path / "logo.svg").write_text('<svg xmlns="http://www.w3.org/2000/svg"/>')
+    shutil.copy(Path(__file__).with_name("grid.heic"), tmp_path)
+    whole = png(FACE)
+    (tmp_path / "header.png").write_bytes(whole[:16] + b"\0\1\0\0\0\1\0\0" + whole[24:])
+    Image.new("1", (8000, 6400)).save(tmp_path / "large.png")
     FACE.save(tmp_path / "face.png")
-    names = "letter.jpg", "empty.png", "cut.mp4", "face.png"
+    FACE.save(tmp_path / "face.gif")
+    unread = "no picture that this browser can read; save it as JPEG or PNG"
+    reasons = {
+        "letter.jpg": unread,
+        "empty.png": "the file is empty",
+        "cut.mp4": "no video that this browser can play",
+        "bill.pdf": unread,
+        "logo.svg": unread,
+        "grid.heic": unread,
+        "header.png": unread,
+        "large.png": "51 megapixels; up to 50 can be read here",
+    }
+    names = *reasons, "face.gif", "face.png"
     page.set_input_files("#files", [tmp_path / name for name in names])
-    face, *others = articles(page, 4)
-    assert face.locator("strong").count() == 1
-    for article, line in zip(
-        others[::-1],
-        (
-            "letter.jpg: no picture that this browser can read; save it as JPEG or PNG",
-            "empty.png: the file is empty",
-            "cut.mp4: no video that this browser can play",
-        ),
-        strict=True,
-    ):
-        assert article.locator(".error").inner_text() == line
+    found = articles(page, len(names))
+    assert [face.locator("strong").count() for face in found[:2]] == [1, 1]
+    told = [article.locator(".error").inner_text() for article in found[:1:-1]]
+    assert told == [f"{name}: {reason}" for name, reason in reasons.items()]
 
 
 def test_limits_and_tables(page, tmp_path):
@@ -200,6 +211,23 @@ def test_limits_and_tables(page, tmp_path):
     head, line = text.splitlines()
     assert head.endswith("gender,gender_probability,not_sure,gender_not_sure,over_18,over_40")
     assert line.startswith('"a ""face"", mine.png",image,1,')
+
+
+def test_what_is_said(page, tmp_path):
+    """A screen reader is told each answer, a limit typed afterwards changes the cards, and a
+    picture's memory is given back when it is removed."""
+    FACE.save(tmp_path / "face.png")
+    page.set_input_files("#files", tmp_path / "face.png")
+    [article] = articles(page, 1)
+    [row] = answers_of(page)
+    assert page.get_by_role("status").inner_text() == f"face.png: {row['age']} years"
+    assert "at least" not in article.inner_text()
+    page.fill("#over", "18")
+    assert f"at least 18: {sum(row['age_probas'][18:]):.0%}" in article.inner_text()
+    image = article.locator("img").get_attribute("src")
+    page.get_by_role("button", name="Remove face.png").click()
+    gone = f"fetch({json.dumps(image)}).then(() => 'there', () => 'gone')"
+    assert page.evaluate(gone) == "gone" and page.locator("article").count() == 0
 
 
 def test_a_video(page, faces_run, tmp_path):

@@ -131,6 +131,20 @@ function sentences(face) {
   return told
 }
 
+// Said anew when other limits are asked for.
+function tellSentences(place, face) {
+  const line = element(place, "div", "", "told")
+  line.tell = () => {
+    line.replaceChildren()
+    for (const words of sentences(face)) {
+      if (line.firstChild) line.append(" · ")
+      element(line, "span", words)
+    }
+  }
+  line.tell()
+}
+by("over").oninput = () => document.querySelectorAll(".told").forEach((line) => line.tell())
+
 function tellDoubts(place, face) {
   if (face.not_sure) element(place, "div", `not sure: ${face.not_sure}`, "doubt")
   if (face.gender_not_sure) element(place, "div", `gender not sure: ${face.gender_not_sure}`, "doubt")
@@ -141,7 +155,7 @@ function show(article, shown, size, faces) {
   const columns = element(article, "div", "", "columns"), picture = element(columns, "div", "", "picture")
   const boxes = element(picture, "div", "", "boxes"), list = element(columns, "ol", "", "faces")
   picture.prepend(shown)
-  if (!faces.length) element(columns, "p", "No face was found.")
+  if (!faces.length) list.replaceWith(element(columns, "p", "No face was found."))
   const choose = (number) => {
     for (const one of [...boxes.children, ...list.children])
       one.classList.toggle("on", one.dataset.face == number)
@@ -161,7 +175,7 @@ function show(article, shown, size, faces) {
     if (faces.length > 1) element(words, "span", `${face.face}  `, "quiet")
     element(words, "strong", years(face))
     element(words, "span", face.age == 1 ? " year" : " years")
-    element(words, "div", sentences(face).join(" · "))
+    tellSentences(words, face)
     tellDoubts(words, face)
     button.onclick = () => choose(face.face)
     drawThumb(thumb, face.thumb ?? shown, face, size)
@@ -175,10 +189,10 @@ function boxFor(boxes, face, size, numbered) {
   const [left, top] = [face.left / size.width, face.top / size.height]
   style.left = percent(left, 2)
   style.top = percent(top, 2)
+  style.setProperty("--top", top)
   style.width = percent((face.right - face.left) / size.width, 2)
   style.height = percent((face.bottom - face.top) / size.height, 2)
   box.dataset.face = face.face
-  box.classList.toggle("low", top < .06)
   element(box, "span", (numbered ? `${face.face}: ` : "") + years(face))
   box.setAttribute("aria-label", `face ${face.face}, ${years(face)} years`)
   return box
@@ -197,7 +211,9 @@ function newArticle(name) {
   const article = document.createElement("article"), head = element(article, "header")
   by("results").prepend(article)
   element(head, "h2", name)
-  element(head, "button", "Remove", "button small").onclick = () => {
+  const button = element(head, "button", "Remove", "button small")
+  button.ariaLabel = `Remove ${name}`
+  button.onclick = () => {
     article.remove()
     article.freed?.()
     kept = kept.filter((row) => row.article != article)
@@ -207,6 +223,8 @@ function newArticle(name) {
 }
 
 function keep(article, source, kind, faces) {
+  const found = faces.map((face) => `${years(face)} years`).join(", ")
+  by("spoken").textContent = `${source}: ${found || "no face was found"}`
   kept.push(...faces.map((face) => ({article, source, kind, ...face})))
   tidy()
 }
@@ -215,21 +233,27 @@ function tidy() {
   by("save").hidden = !by("results").children.length
 }
 
-const fail = (article, name, error) => { element(article, "p", `${name}: ${error.message}`, "error"); tidy() }
+function fail(article, name, error) {
+  by("spoken").textContent = element(article, "p", `${name}: ${error.message}`, "error").textContent
+  tidy()
+}
 
 async function photo(file, name) {
   const bitmap = await decoded(file), size = {width: bitmap.width, height: bitmap.height}
   const pixels = pixelsOf(bitmap, size.width, size.height)
   const {faces} = await call("photo", {pixels}, undefined, [pixels.data.buffer])
-  const canvas = document.createElement("canvas"), scale = Math.min(1, 1600 / Math.max(size.width, size.height))
-  canvas.width = Math.round(size.width * scale)
-  canvas.height = Math.round(size.height * scale)
+  const scale = Math.min(1, 1600 / Math.max(size.width, size.height))
+  const canvas = new OffscreenCanvas(Math.ceil(size.width * scale), Math.ceil(size.height * scale))
   canvas.getContext("2d").drawImage(bitmap, 0, 0, canvas.width, canvas.height)
   bitmap.close()
-  canvas.role = "img"
-  canvas.ariaLabel = `${name}, ${faces.length} face${faces.length == 1 ? "" : "s"}`
+  // a hundred canvases would take a gigabyte; an image out of sight takes its file
+  const blob = await canvas.convertToBlob({type: "image/jpeg", quality: .9}), shown = new Image()
+  shown.src = URL.createObjectURL(blob)
+  shown.alt = `${name}, ${faces.length} face${faces.length == 1 ? "" : "s"}`
+  await shown.decode()
   const article = newArticle(name)
-  show(article, canvas, size, faces)
+  article.freed = () => URL.revokeObjectURL(shown.src)
+  show(article, shown, size, faces)
   keep(article, name, "image", faces)
 }
 
@@ -275,7 +299,7 @@ function showFilm(article, film, tracks, views) {
   film.controls = true
   place.append(film)
   const list = element(columns, "ol", "", "faces")
-  if (!tracks.length) element(columns, "p", "No face was found.")
+  if (!tracks.length) list.replaceWith(element(columns, "p", "No face was found."))
   for (const track of tracks) {
     const card = element(list, "li", "", "face"), button = element(card, "button")
     const view = views.get(track.face)
@@ -283,7 +307,7 @@ function showFilm(article, film, tracks, views) {
     const words = element(button, "span")
     element(words, "strong", years(track))
     element(words, "span", " years")
-    element(words, "div", sentences(track).join(" · "))
+    tellSentences(words, track)
     tellDoubts(words, track)
     element(words, "div", `${track.seconds.toFixed(1)} to ${track.until_seconds.toFixed(1)} s`, "quiet")
     button.onclick = () => { film.currentTime = track.seconds }
@@ -382,6 +406,7 @@ async function work() {
   queue = []
   busy = false
   by("work").hidden = true
+  if (done == 1) by("results").firstChild?.scrollIntoView({block: "nearest"})
 }
 
 function tell(words, share) {
@@ -455,8 +480,10 @@ by("open").onclick = async () => {
     await ready
     if (!about.server) watch(performance.now())
   } catch (error) {
-    const refused = error.name == "NotAllowedError"
-    fail(newArticle("Camera"), "Camera", refused ? new Error("this browser was not allowed to use it") : error)
+    const why = {NotAllowedError: "this browser was not allowed to use it; allow it in the address bar",
+      NotFoundError: "none was found; choose a photo instead",
+      NotReadableError: "another program uses it"}[error.name]
+    fail(newArticle("Camera"), "Camera", why ? new Error(why) : error)
   }
 }
 
@@ -508,7 +535,12 @@ by("csv").onclick = () => {
   save([names, ...told.map((row) => names.map((name) => field(row[name])))].map((row) => row.join(",")).join("\n") + "\n",
     "predictions.csv", "text/csv")
 }
-by("clear").onclick = () => { by("results").replaceChildren(); kept = []; tidy() }
+by("clear").onclick = () => {
+  for (const article of by("results").children) article.freed?.()
+  by("results").replaceChildren()
+  kept = []
+  tidy()
+}
 
 // ---- Start
 function introduce(facts) {
