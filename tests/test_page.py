@@ -749,7 +749,7 @@ def test_a_folder_dropped(page, model, tmp_path):
     data = {"items": [], "files": files, "dragOperationsMask": 1}
     for kind in ("dragEnter", "dragOver", "drop"):
         session.send("Input.dispatchDragEvent", {"type": kind, "x": 200, "y": 100, "data": data})
-    page.get_by_text("empty: no photo or video in this folder").wait_for()
+    page.locator(".error", has_text="empty: no photo or video in this folder").wait_for()
     letter, deep, first, alone, nothing = articles(page, 5)
     names = "single.png", "holiday/b.png", "holiday/deep/a.PNG", "holiday/letter.jpg"
     for article, name in zip((alone, first, deep, letter), names, strict=True):
