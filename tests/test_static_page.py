@@ -279,15 +279,18 @@ def test_weights_of_12_bits():
         [numpy_helper.from_array(weights, "w")],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
-    high, low = webpage.split_weights(model)
-    assert (len(high), len(low)) == (weights.size, weights.size / 2)
-    upper = np.frombuffer(high, np.int8).astype(int)
-    nibbles = np.frombuffer(low, np.uint8).astype(int)
-    whole = 16 * upper + np.concatenate([nibbles % 16, nibbles // 16]) - 8
-    step = np.abs(weights).max((1, 2, 3), keepdims=True) / 2039
-    found = whole.reshape(weights.shape) * step
-    assert np.abs(found - weights).max() <= step.max() / 2 * 1.001
+    files, layers = webpage.split_weights(model)
+    assert layers == [(4, 18)] and len(files["network.low"]) == 36
+    upper = np.frombuffer(files["network.high"], np.int8).astype(int)
+    nibbles = np.frombuffer(files["network.low"], np.uint8).astype(int)
+    whole = 16 * upper + np.stack([nibbles % 16, nibbles // 16], 1).ravel() - 8
+    step = np.abs(weights).max((1, 2, 3)) / np.float32(2039)
+    assert np.array_equal(np.frombuffer(files["network.scales"], np.float32), step)
+    found = whole.reshape(4, 18) * step[:, None]
+    assert np.abs(found - weights.reshape(4, 18)).max() <= step.max() / 2 * 1.001
     assert np.abs(whole).max() == 2039 and (found[1] == 0).all()
+    told = np.frombuffer(files["network.weights"], np.float32)
+    assert np.array_equal(told, np.float32(found).ravel())
 
 
 @pytest.mark.parametrize(
