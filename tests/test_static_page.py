@@ -6,9 +6,11 @@ import http.server
 import io
 import json
 import shutil
+import struct
 import subprocess
 import sys
 import threading
+import zlib
 
 import numpy as np
 import pytest
@@ -159,28 +161,46 @@ def test_photos(page, faces_run, tmp_path):
             assert sum(row["age_probas"]) == pytest.approx(1)
     [none] = [a for a in page.locator("article").all() if "rocket" in a.inner_text()]
     assert "No face was found." in none.inner_text()
+    # not in a canvas, which would hold all pixels of each photo that was shown
+    assert page.locator(".picture > img[alt='two.png, 2 faces']").count() == 1
+    assert page.locator(".picture > canvas").count() == 0
 
 
 def test_what_is_no_picture(page, tmp_path):
     """A line each, and the next one is answered."""
-    (tmp_path / "letter.jpg").write_text("Dear reader,")
-    (tmp_path / "empty.png").write_bytes(b"")
-    (tmp_path / "cut.mp4").write_bytes(b"\0\0\0\x18ftypmp42")
-    FACE.save(tmp_path / "face.png")
-    names = "letter.jpg", "empty.png", "cut.mp4", "face.png"
-    page.set_input_files("#files", [tmp_path / name for name in names])
-    face, *others = articles(page, 4)
-    assert face.locator("strong").count() == 1
-    for article, line in zip(
-        others[::-1],
-        (
-            "letter.jpg: no picture that this browser can read; save it as JPEG or PNG",
-            "empty.png: the file is empty",
-            "cut.mp4: no video that this browser can play",
-        ),
-        strict=True,
-    ):
-        assert article.locator(".error").inner_text() == line
+    face, large = png(FACE), io.BytesIO()
+    Image.new("L", (10_000, 5_100)).save(large, "JPEG")
+    huge = b"IHDR" + struct.pack(">IIBBBBB", 60_000, 60_000, 8, 2, 0, 0, 0)
+    huge = face[:12] + huge + zlib.crc32(huge).to_bytes(4, "big") + face[33:]
+    save_video(tmp_path / "film.webm", moving(16), "libvpx-vp9", rate=8)
+    film = (tmp_path / "film.webm").read_bytes()
+    picture = "damaged, or no picture that this browser can read; JPEG, PNG and WebP are"
+    heic = "of HEIC photos this browser can read none; save it as JPEG"
+    video = "damaged, or no video that this browser can play"
+    files = {
+        "letter.jpg": (b"Dear reader,", picture),
+        "empty.png": (b"", "the file is empty"),
+        "empty.mp4": (b"", "the file is empty"),
+        "cut.png": (face[: len(face) // 2], picture),
+        "cut.jpg": (large.getvalue()[:2000], picture),
+        "large.jpg": (large.getvalue(), "51 megapixels; up to 50 can be read here"),
+        "huge.png": (huge, picture),
+        "phone.heic": (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(999), heic),
+        "paper.pdf": (b"%PDF-1.4\n%%EOF", picture),
+        "drawing.svg": (b'<svg xmlns="http://www.w3.org/2000/svg"/>', picture),
+        "cut.mp4": (b"\0\0\0\x18ftypmp42", video),
+        "cut.webm": (film[:400], video),
+        "face.gif": (face, None),  # a PNG, whatever its name is
+    }
+    for name, (content, _) in files.items():
+        (tmp_path / name).write_bytes(content)
+    page.set_input_files("#files", [tmp_path / name for name in files])
+    found = articles(page, len(files))[::-1]
+    for article, (name, (_, line)) in zip(found, files.items(), strict=True):
+        if line:
+            assert article.locator(".error").inner_text() == f"{name}: {line}"
+    assert found[-1].locator("strong").count() == 1
+    assert page.locator("#told").inner_text() == "face.gif: 1 face found"
 
 
 def test_limits_and_tables(page, tmp_path):

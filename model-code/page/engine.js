@@ -54,7 +54,7 @@ async function start({facts, given}, told) {
   ort.env.wasm.numThreads = 1
   ort.env.wasm.wasmBinary = await unpacked(wasm)
   ort.env.logLevel = "error"
-  detector = await ort.InferenceSession.create(faces)
+  detector = await ort.InferenceSession.create(faces, {logSeverityLevel: 3})
   const externalData = [{path: "network.weights", data: weightsOf(...parts)}]
   network = await ort.InferenceSession.create(graph, {externalData})
   return {}

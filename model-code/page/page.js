@@ -63,12 +63,12 @@ function pixelsOf(source, width, height) {
 }
 
 async function decoded(file) {
-  if (!file.size) throw new Error("the file is empty")
   let bitmap
   try {
     bitmap = await createImageBitmap(file, {colorSpaceConversion: "none", premultiplyAlpha: "none"})
   } catch {
-    throw new Error("no picture that this browser can read; save it as JPEG or PNG")
+    throw new Error(/\.hei[cf]$/i.test(file.name) ? "of HEIC photos this browser can read none; save it as JPEG" :
+      "damaged, or no picture that this browser can read; JPEG, PNG and WebP are")
   }
   const {width, height} = bitmap
   if (width * height > MOST) {
@@ -131,7 +131,12 @@ function sentences(face) {
   return told
 }
 
-function tellDoubts(place, face) {
+function tellOf(place, face) {
+  const line = element(place, "div")
+  sentences(face).forEach((part, i) => {
+    if (i) line.append(" · ")
+    element(line, "span", part, "part")
+  })
   if (face.not_sure) element(place, "div", `not sure: ${face.not_sure}`, "doubt")
   if (face.gender_not_sure) element(place, "div", `gender not sure: ${face.gender_not_sure}`, "doubt")
 }
@@ -161,8 +166,7 @@ function show(article, shown, size, faces) {
     if (faces.length > 1) element(words, "span", `${face.face}  `, "quiet")
     element(words, "strong", years(face))
     element(words, "span", face.age == 1 ? " year" : " years")
-    element(words, "div", sentences(face).join(" · "))
-    tellDoubts(words, face)
+    tellOf(words, face)
     button.onclick = () => choose(face.face)
     drawThumb(thumb, face.thumb ?? shown, face, size)
     draw(element(card, "div", "", "chart"), face)
@@ -197,7 +201,9 @@ function newArticle(name) {
   const article = document.createElement("article"), head = element(article, "header")
   by("results").prepend(article)
   element(head, "h2", name)
-  element(head, "button", "Remove", "button small").onclick = () => {
+  const remove = element(head, "button", "Remove", "button small")
+  remove.ariaLabel = `Remove ${name}`
+  remove.onclick = () => {
     article.remove()
     article.freed?.()
     kept = kept.filter((row) => row.article != article)
@@ -213,6 +219,7 @@ function keep(article, source, kind, faces) {
 
 function tidy() {
   by("save").hidden = !by("results").children.length
+  by("tables").hidden = !kept.length
 }
 
 const fail = (article, name, error) => { element(article, "p", `${name}: ${error.message}`, "error"); tidy() }
@@ -221,21 +228,25 @@ async function photo(file, name) {
   const bitmap = await decoded(file), size = {width: bitmap.width, height: bitmap.height}
   const pixels = pixelsOf(bitmap, size.width, size.height)
   const {faces} = await call("photo", {pixels}, undefined, [pixels.data.buffer])
-  const canvas = document.createElement("canvas"), scale = Math.min(1, 1600 / Math.max(size.width, size.height))
-  canvas.width = Math.round(size.width * scale)
-  canvas.height = Math.round(size.height * scale)
+  const scale = Math.min(1, 1600 / Math.max(size.width, size.height))
+  const canvas = new OffscreenCanvas(Math.round(size.width * scale), Math.round(size.height * scale))
   canvas.getContext("2d").drawImage(bitmap, 0, 0, canvas.width, canvas.height)
   bitmap.close()
-  canvas.role = "img"
-  canvas.ariaLabel = `${name}, ${faces.length} face${faces.length == 1 ? "" : "s"}`
+  // as JPEG: of many photos the canvases would fill the memory
+  const url = URL.createObjectURL(await canvas.convertToBlob({type: "image/jpeg", quality: .92}))
+  const shown = new Image()
+  shown.src = url
+  shown.alt = `${name}, ${faces.length} face${faces.length == 1 ? "" : "s"}`
+  await shown.decode()
   const article = newArticle(name)
-  show(article, canvas, size, faces)
+  article.freed = () => URL.revokeObjectURL(url)
+  show(article, shown, size, faces)
   keep(article, name, "image", faces)
 }
 
 const loaded = (film, event) => new Promise((done, failed) => {
   film.addEventListener(event, done, {once: true})
-  film.addEventListener("error", () => failed(new Error("no video that this browser can play")), {once: true})
+  film.addEventListener("error", () => failed(new Error("damaged, or no video that this browser can play")), {once: true})
 })
 
 async function video(file, name, progress) {
@@ -249,6 +260,7 @@ async function video(file, name, progress) {
     if (!first) {
       film.currentTime = seconds
       await loaded(film, "seeked")
+      if (film.currentTime < seconds - STEP) break  // some videos don't say where they end
     }
     const pixels = pixelsOf(film, size.width, size.height)
     const found = await call("frame", {pixels, seconds, first}, undefined, [pixels.data.buffer])
@@ -273,6 +285,7 @@ async function video(file, name, progress) {
 function showFilm(article, film, tracks, views) {
   const columns = element(article, "div", "", "columns"), place = element(columns, "div", "", "picture")
   film.controls = true
+  film.ariaLabel = article.querySelector("h2").textContent
   place.append(film)
   const list = element(columns, "ol", "", "faces")
   if (!tracks.length) element(columns, "p", "No face was found.")
@@ -283,8 +296,7 @@ function showFilm(article, film, tracks, views) {
     const words = element(button, "span")
     element(words, "strong", years(track))
     element(words, "span", " years")
-    element(words, "div", sentences(track).join(" · "))
-    tellDoubts(words, track)
+    tellOf(words, track)
     element(words, "div", `${track.seconds.toFixed(1)} to ${track.until_seconds.toFixed(1)} s`, "quiet")
     button.onclick = () => { film.currentTime = track.seconds }
   }
@@ -372,16 +384,27 @@ async function work() {
       await ready
       const progress = (now, end, words = `Looking at ${name}`) => tell(words, now / end)
       if (about.server) await served(file, name, progress)
+      else if (!file.size) throw new Error("the file is empty")
       else if (/^video\//.test(file.type)) await video(file, name, progress)
       else await photo(file, name)
     } catch (error) {
       fail(newArticle(name), name, stopped ? new Error("stopped") : error)
     }
+    announce(name, !done)
     done += 1
   }
   queue = []
   busy = false
   by("work").hidden = true
+}
+
+// Tell a screen reader of the newest answer, and bring the first one of several into view.
+function announce(name, first) {
+  const article = by("results").firstChild, faces = article?.querySelectorAll(".face").length
+  if (!article) return
+  by("told").textContent = article.querySelector(".error")?.textContent ??
+    `${name}: ${faces} face${faces == 1 ? "" : "s"} found`
+  if (first && article.getBoundingClientRect().bottom > innerHeight) article.scrollIntoView()
 }
 
 function tell(words, share) {
@@ -455,8 +478,9 @@ by("open").onclick = async () => {
     await ready
     if (!about.server) watch(performance.now())
   } catch (error) {
-    const refused = error.name == "NotAllowedError"
-    fail(newArticle("Camera"), "Camera", refused ? new Error("this browser was not allowed to use it") : error)
+    const why = {NotAllowedError: "this browser was not allowed to use it; allow it, or choose a photo",
+      NotFoundError: "none was found; choose a photo"}[error.name]
+    fail(newArticle("Camera"), "Camera", why ? new Error(why) : error)
   }
 }
 
@@ -508,7 +532,12 @@ by("csv").onclick = () => {
   save([names, ...told.map((row) => names.map((name) => field(row[name])))].map((row) => row.join(",")).join("\n") + "\n",
     "predictions.csv", "text/csv")
 }
-by("clear").onclick = () => { by("results").replaceChildren(); kept = []; tidy() }
+by("clear").onclick = () => {
+  for (const article of by("results").children) article.freed?.()
+  by("results").replaceChildren()
+  kept = []
+  tidy()
+}
 
 // ---- Start
 function introduce(facts) {
