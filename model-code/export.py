@@ -532,6 +532,7 @@ def export_page(args):
         webpage.write_page(made, build(model), facts, args.ort)
         probas, _ = infer(list(images), model, BATCH)
         found = answers(str(made / "network.onnx"), images)["probas"]
+        (made / "network.weights").unlink()
         off = np.abs(found - probas.numpy()).max()
         if not off <= webpage.TOLERANCE:
             refuse(f"the page's probabilities are {off:.1e} off those of torch", 1)

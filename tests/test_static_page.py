@@ -160,6 +160,9 @@ def test_photos(page, faces_run, tmp_path):
             assert sum(row["age_probas"]) == pytest.approx(1)
     [none] = [a for a in page.locator("article").all() if "rocket" in a.inner_text()]
     assert "No face was found." in none.inner_text()
+    # not in a canvas, which would hold all pixels of each photo that was shown
+    assert page.locator(".picture > img[alt='two.png, 2 faces']").count() == 1
+    assert page.locator(".picture > canvas").count() == 0
 
 
 def test_what_is_no_picture(page, tmp_path):
@@ -175,14 +178,14 @@ def test_what_is_no_picture(page, tmp_path):
     Image.new("1", (8000, 6400)).save(tmp_path / "large.png")
     FACE.save(tmp_path / "face.png")
     FACE.save(tmp_path / "face.gif")
-    unread = "no picture that this browser can read; save it as JPEG or PNG"
+    unread = "damaged, or no picture that this browser can read; JPEG, PNG and WebP are"
     reasons = {
         "letter.jpg": unread,
         "empty.png": "the file is empty",
-        "cut.mp4": "no video that this browser can play",
+        "cut.mp4": "damaged, or no video that this browser can play",
         "bill.pdf": unread,
         "logo.svg": unread,
-        "grid.heic": unread,
+        "grid.heic": "this browser reads no HEIC photos; save it as JPEG",
         "header.png": unread,
         "large.png": "51 megapixels; up to 50 can be read here",
     }
@@ -307,15 +310,18 @@ def test_weights_of_12_bits():
         [numpy_helper.from_array(weights, "w")],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
-    high, low = webpage.split_weights(model)
-    assert (len(high), len(low)) == (weights.size, weights.size / 2)
-    upper = np.frombuffer(high, np.int8).astype(int)
-    nibbles = np.frombuffer(low, np.uint8).astype(int)
-    whole = 16 * upper + np.concatenate([nibbles % 16, nibbles // 16]) - 8
-    step = np.abs(weights).max((1, 2, 3), keepdims=True) / 2039
-    found = whole.reshape(weights.shape) * step
-    assert np.abs(found - weights).max() <= step.max() / 2 * 1.001
+    files, layers = webpage.split_weights(model)
+    assert layers == [(4, 18)] and len(files["network.low"]) == 36
+    upper = np.frombuffer(files["network.high"], np.int8).astype(int)
+    nibbles = np.frombuffer(files["network.low"], np.uint8).astype(int)
+    whole = 16 * upper + np.stack([nibbles % 16, nibbles // 16], 1).ravel() - 8
+    step = np.abs(weights).max((1, 2, 3)) / np.float32(2039)
+    assert np.array_equal(np.frombuffer(files["network.scales"], np.float32), step)
+    found = whole.reshape(4, 18) * step[:, None]
+    assert np.abs(found - weights.reshape(4, 18)).max() <= step.max() / 2 * 1.001
     assert np.abs(whole).max() == 2039 and (found[1] == 0).all()
+    told = np.frombuffer(files["network.weights"], np.float32)
+    assert np.array_equal(told, np.float32(found).ravel())
 
 
 @pytest.mark.parametrize(

@@ -30,7 +30,8 @@ TOLERANCE = 0.005  # between the probabilities of torch and those of the weights
 def write_page(out, graph, facts, package=None):
     """Fill the new folder ``out``: ``graph`` is the ONNX model of export.build(), whose large
     weights are told in BITS bits; ``facts`` what about.json says of it; ``package`` the folder of
-    ORT, which npm brings if there is none."""
+    ORT, which npm brings if there is none. network.weights is no part of the page: it lets
+    ONNX Runtime open network.onnx from the folder."""
     with tempfile.TemporaryDirectory() as folder:
         package = package or fetch(folder)
         for name in RUNTIME:
@@ -42,12 +43,13 @@ def write_page(out, graph, facts, package=None):
     for name in SCRIPTS:
         shutil.copy(PAGE / name, out / name)
     onnx.save(detect.network(), out / "detector.onnx")
-    high, low = split_weights(graph)
+    parts, layers = split_weights(graph)
     (out / "network.onnx").write_bytes(graph.SerializeToString())
-    (out / "network.high").write_bytes(high)
-    (out / "network.low").write_bytes(low)
-    files = [f"{WASM}.wasm.gz", "detector.onnx", "network.onnx", "network.high", "network.low"]
+    for name, content in parts.items():
+        (out / name).write_bytes(content)
+    files = [f"{WASM}.wasm.gz", "detector.onnx", "network.onnx", *list(parts)[:3]]
     facts |= {"files": files, "bytes": sum((out / name).stat().st_size for name in files)}
+    facts["layers"] = layers
     facts["precache"] = [*SCRIPTS, RUNTIME[0], "about.json", *files]
     (out / "about.json").write_text(json.dumps(facts))
     digest = hashlib.sha256(b"".join((out / name).read_bytes() for name in facts["precache"]))
@@ -109,57 +111,39 @@ def fetch(folder):
 
 
 def split_weights(graph):
-    """Take the float32 weights of the convolutions out of ``graph``: the upper 8 bits of each, and
-    the lower 4, two in a byte, become bytes of their own, which it names as external data."""
-    high, low, kept, nodes = bytearray(), bytearray(), [], []
+    """Take the float32 weights of the convolutions out of ``graph``, which then names them as
+    external data: network.weights, which a page makes of the other files. The files' contents by
+    their names, and [channels, weights of each] of each convolution.
+
+    A weight is its channel's scale times a whole number of BITS bits: its upper 8 bits are in
+    network.high, its lower 4, two in a byte, in network.low."""
+    high, low, scales, weights, layers, offset = [], [], [], [], [], 0
     large = {node.input[1] for node in graph.graph.node if node.op_type == "Conv"}
-
-    def constant(name, values):
-        kept.append(onnx.numpy_helper.from_array(values, name))
-
-    def external(name, values, into, place):
-        tensor = onnx.numpy_helper.from_array(values, name)
-        tensor.ClearField("raw_data")
-        tensor.data_location = onnx.TensorProto.EXTERNAL
-        for key, value in ("location", place), ("offset", len(into)), ("length", values.nbytes):
-            tensor.external_data.add(key=key, value=str(value))
-        into += values.tobytes()
-        kept.append(tensor)
-
-    constant("sixteen", np.float32([16]))
-    constant("eight", np.float32([8]))
     for tensor in graph.graph.initializer:
         if tensor.name not in large:
-            kept.append(tensor)
             continue
-        name, weight = tensor.name, onnx.numpy_helper.to_array(tensor)
+        weight = onnx.numpy_helper.to_array(tensor)
+        weight = weight.reshape(len(weight), -1)
         limit = 2 ** (BITS - 1) - 9  # so that the upper bits fit
-        scale = np.abs(weight).max((1, 2, 3), keepdims=True) / limit
+        scale = np.abs(weight).max(1, keepdims=True) / np.float32(limit)
         whole = np.rint(weight / np.maximum(scale, 1e-30)).astype(np.int32)
         upper = (whole + 8) >> 4
-        rest = (whole - 16 * upper + 8).astype(np.uint8).ravel()  # 0 to 15
-        half = len(rest) // 2  # all of these layers have an even number
-        external(f"{name}-high", upper.astype(np.int8), high, "network.high")
-        external(f"{name}-low", rest[:half] | rest[half:] << 4, low, "network.low")
-        constant(f"{name}-scale", scale.astype(np.float32))
-        constant(f"{name}-shape", np.int64(weight.shape))
-        f = onnx.TensorProto.FLOAT
-        make = onnx.helper.make_node
-        nodes += [
-            make("Cast", [f"{name}-low"], [f"{name}-a"], to=f),
-            make("Mod", [f"{name}-a", "sixteen"], [f"{name}-b"], fmod=1),
-            make("Sub", [f"{name}-a", f"{name}-b"], [f"{name}-c"]),
-            make("Div", [f"{name}-c", "sixteen"], [f"{name}-d"]),
-            make("Concat", [f"{name}-b", f"{name}-d"], [f"{name}-e"], axis=0),
-            make("Sub", [f"{name}-e", "eight"], [f"{name}-f"]),
-            make("Reshape", [f"{name}-f", f"{name}-shape"], [f"{name}-g"]),
-            make("Cast", [f"{name}-high"], [f"{name}-h"], to=f),
-            make("Mul", [f"{name}-h", "sixteen"], [f"{name}-i"]),
-            make("Add", [f"{name}-i", f"{name}-g"], [f"{name}-j"]),
-            make("Mul", [f"{name}-j", f"{name}-scale"], [name]),
-        ]
-    before = list(graph.graph.node)
-    for field, values in (("initializer", kept), ("node", nodes + before)):
-        graph.graph.ClearField(field)
-        getattr(graph.graph, field).extend(values)
-    return bytes(high), bytes(low)
+        high.append(upper.astype(np.int8).ravel())
+        low.append((whole - 16 * upper + 8).astype(np.uint8).ravel())  # 0 to 15
+        scales.append(scale.ravel())
+        weights.append((whole * scale.astype(np.float64)).astype(np.float32).ravel())
+        layers.append(weight.shape)
+        tensor.ClearField("raw_data")
+        tensor.data_location = onnx.TensorProto.EXTERNAL
+        place = {"location": "network.weights", "offset": offset, "length": weight.nbytes}
+        for key, value in place.items():
+            tensor.external_data.add(key=key, value=str(value))
+        offset += weight.nbytes
+    nibbles = np.concatenate([*low, np.zeros(sum(map(len, low)) % 2, np.uint8)])
+    files = {
+        "network.high": np.concatenate(high),
+        "network.low": nibbles[::2] | nibbles[1::2] << 4,
+        "network.scales": np.concatenate(scales),
+        "network.weights": np.concatenate(weights),
+    }
+    return {name: values.tobytes() for name, values in files.items()}, layers

@@ -32,16 +32,30 @@ async function unpacked(bytes) {
   return new Uint8Array(await new Response(stream).arrayBuffer())
 }
 
+// The network's weights, as webpage.split_weights() took them apart.
+function weightsOf(high, low, scales) {
+  const upper = new Int8Array(high.buffer), steps = new Float32Array(scales.buffer)
+  const made = new Float32Array(upper.length)
+  let at = 0, channel = 0
+  for (const [channels, each] of about.layers)
+    for (let left = channels; left; left--) {
+      const step = steps[channel++]
+      for (const end = at + each; at < end; at++)
+        made[at] = (16 * upper[at] + (low[at >> 1] >> 4 * (at & 1) & 15) - 8) * step
+    }
+  return new Uint8Array(made.buffer)
+}
+
 // ``given``: the files' bytes by their names, where they came with the page.
 async function start({facts, given}, told) {
   about = facts
-  const [wasm, faces, graph, ...weights] = await load(about.files, given, (done) =>
+  const [wasm, faces, graph, ...parts] = await load(about.files, given, (done) =>
     told({loaded: done, of: about.bytes}))
   ort.env.wasm.numThreads = 1
   ort.env.wasm.wasmBinary = await unpacked(wasm)
   ort.env.logLevel = "error"
-  detector = await ort.InferenceSession.create(faces)
-  const externalData = weights.map((data, i) => ({path: about.files[3 + i], data}))
+  detector = await ort.InferenceSession.create(faces, {logSeverityLevel: 3})
+  const externalData = [{path: "network.weights", data: weightsOf(...parts)}]
   network = await ort.InferenceSession.create(graph, {externalData})
   return {}
 }

@@ -63,12 +63,12 @@ function pixelsOf(source, width, height) {
 }
 
 async function decoded(file) {
-  if (!file.size) throw new Error("the file is empty")
   let bitmap
   try {
     bitmap = await createImageBitmap(file, {colorSpaceConversion: "none", premultiplyAlpha: "none"})
   } catch {
-    throw new Error("no picture that this browser can read; save it as JPEG or PNG")
+    throw new Error(/\.hei[cf]$/i.test(file.name) ? "this browser reads no HEIC photos; save it as JPEG" :
+      "damaged, or no picture that this browser can read; JPEG, PNG and WebP are")
   }
   const {width, height} = bitmap
   if (width * height > MOST) {
@@ -231,6 +231,7 @@ function keep(article, source, kind, faces) {
 
 function tidy() {
   by("save").hidden = !by("results").children.length
+  by("tables").hidden = !kept.length
 }
 
 function fail(article, name, error) {
@@ -259,7 +260,7 @@ async function photo(file, name) {
 
 const loaded = (film, event) => new Promise((done, failed) => {
   film.addEventListener(event, done, {once: true})
-  film.addEventListener("error", () => failed(new Error("no video that this browser can play")), {once: true})
+  film.addEventListener("error", () => failed(new Error("damaged, or no video that this browser can play")), {once: true})
 })
 
 async function video(file, name, progress) {
@@ -273,6 +274,7 @@ async function video(file, name, progress) {
     if (!first) {
       film.currentTime = seconds
       await loaded(film, "seeked")
+      if (film.currentTime < seconds - STEP) break  // some videos don't say where they end
     }
     const pixels = pixelsOf(film, size.width, size.height)
     const found = await call("frame", {pixels, seconds, first}, undefined, [pixels.data.buffer])
@@ -297,6 +299,7 @@ async function video(file, name, progress) {
 function showFilm(article, film, tracks, views) {
   const columns = element(article, "div", "", "columns"), place = element(columns, "div", "", "picture")
   film.controls = true
+  film.ariaLabel = article.querySelector("h2").textContent
   place.append(film)
   const list = element(columns, "ol", "", "faces")
   if (!tracks.length) list.replaceWith(element(columns, "p", "No face was found."))
@@ -396,6 +399,7 @@ async function work() {
       await ready
       const progress = (now, end, words = `Looking at ${name}`) => tell(words, now / end)
       if (about.server) await served(file, name, progress)
+      else if (!file.size) throw new Error("the file is empty")
       else if (/^video\//.test(file.type)) await video(file, name, progress)
       else await photo(file, name)
     } catch (error) {
