@@ -9,7 +9,6 @@ project. In the picture each face has the model's answer above it, and its true 
 
 import argparse
 import csv
-import hashlib
 import sys
 from pathlib import Path
 
@@ -66,7 +65,7 @@ def main():
     parser.add_argument("photo", type=Path)
     photo = parser.parse_args().photo
     try:
-        digest = hashlib.sha256(photo.read_bytes()).hexdigest()
+        digest = runs.digest_of(photo)
     except OSError as error:
         parser.error(f"{photo}: {error.strerror}")
     if digest != SHA256:
@@ -86,7 +85,7 @@ def main():
     with open(HERE / "prediction.csv", "w", encoding="utf-8", newline="") as file:
         table = csv.writer(file, lineterminator="\n")
         table.writerow(("true_age", *COLUMNS, "model"))
-        weights = hashlib.sha256((runs.PRETRAINED / "model.pt").read_bytes()).hexdigest()
+        weights = runs.digest_of(runs.PRETRAINED / "model.pt")
         for age, face in zip(AGES.values(), faces, strict=True):
             table.writerow((age, *(face[name] for name in COLUMNS), weights[:8]))
 

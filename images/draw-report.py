@@ -6,32 +6,16 @@ needs Chromium: the system's, or that of "playwright install chromium".
 """
 
 import argparse
-import io
-import shutil
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
+from browser import photograph
 from PIL import Image
 
 SUMMARIZE = Path(__file__).resolve().parent.parent / "model-code" / "summarize.py"
-SIZE = {"width": 1120, "height": 1660}  # pixels
-
-
-def photograph(page):
-    """The top of an HTML file, as a browser shows it in light colours."""
-    from playwright.sync_api import sync_playwright
-
-    browsers = map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))
-    with sync_playwright() as playwright:
-        path = next(filter(None, browsers), None)
-        browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
-        window = browser.new_page(viewport=SIZE, color_scheme="light")
-        window.goto(page.as_uri(), timeout=600_000)  # ms: other work may keep a machine busy
-        content = window.screenshot()
-        browser.close()
-    return Image.open(io.BytesIO(content))
+SIZE = 1120, 1660  # pixels
 
 
 def main():
@@ -45,8 +29,8 @@ def main():
         if code := subprocess.run(command, stdout=subprocess.DEVNULL).returncode:
             sys.exit(code)
         try:
-            picture = photograph(Path(folder, "index.html"))
-            picture = picture.convert("RGB").quantize(256, Image.Quantize.MAXCOVERAGE)
+            picture = photograph(Path(folder, "index.html").as_uri(), SIZE)
+            picture = picture.quantize(256, Image.Quantize.MAXCOVERAGE)
             picture.save(args.out, optimize=True)
         except Exception as problem:  # of a browser there are many
             reason = " ".join(str(problem).split())[:200]
