@@ -134,7 +134,7 @@ COMBINATIONS = [
     for shifts in (0, 1)
 ]
 QUICK = {("ce", 1, 64, 1, 0), ("coral", 0, 120, 0, 0), ("coral", 1, 64, 1, 1)}
-QUICK |= {("ordinal", 1, 64, 0, 1), ("ordinal", 0, 64, 0, 0), ("corn", 1, 64, 1, 0)}
+QUICK |= {("ordinal", 1, 64, 0, 1), ("corn", 1, 64, 1, 0)}
 QUICK |= {("dldl", 0, 64, 1, 0), ("l1", 0, 64, 1, 0), ("sord", 0, 64, 0, 1)}
 
 
@@ -326,16 +326,26 @@ def test_at_most_some_photos_are_looked_at(run, photos, monkeypatch):
 GRAPHS = "ce", "coral", "corn", "l1", "ordinal"  # those of dldl and sord are ce's but for the age
 
 
-@pytest.mark.parametrize("loss", GRAPHS)
-def test_dynamic_quantization(loss, tmp_path):
+@pytest.fixture(scope="module", params=GRAPHS)
+def exported(request, tmp_path_factory):
+    """A loss, and the file of a run with genders and mirrored images, of 64 pixels."""
+    folder = tmp_path_factory.mktemp("exported")
+    make_run(folder / "run", f"utk-{request.param}.py", 64, gender=1, flip=1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(export, "CHECKED", 12)
+        assert call(folder / "run", folder / "model.onnx") == 0
+    yield request.param, folder / "model.onnx"
+    shutil.rmtree(folder)
+
+
+def test_dynamic_quantization(exported, tmp_path):
     """By ONNX Runtime's own function, as its guide has it; CORAL and CORN consistent as before."""
     from onnxruntime.quantization import quantize_dynamic
 
-    make_run(tmp_path / "run", f"utk-{loss}.py", 64, gender=1)
-    assert call(tmp_path / "run", tmp_path / "model.onnx") == 0
-    quantize_dynamic(tmp_path / "model.onnx", tmp_path / "small.onnx")
+    loss, path = exported
+    quantize_dynamic(path, tmp_path / "small.onnx")
     images = faces(6, 64).numpy().astype(np.uint8)
-    before, after = (ask(tmp_path / f"{name}.onnx", images) for name in ("model", "small"))
+    before, after = (ask(each, images) for each in (path, tmp_path / "small.onnx"))
     for name in ("probas", "male"):
         assert before[name].shape == after[name].shape
         assert np.abs(before[name] - after[name]).max() < (1 if loss == "l1" else 0.3)
@@ -346,23 +356,20 @@ def test_dynamic_quantization(loss, tmp_path):
     shutil.rmtree(tmp_path)
 
 
-@pytest.mark.parametrize("loss", GRAPHS)
-def test_opencv(loss, tmp_path):
+def test_opencv(exported):
     """Its module dnn, of version 5 on, gives the answers of ONNX Runtime, of one face or some."""
     cv2 = pytest.importorskip("cv2", minversion="5.0")
-    make_run(tmp_path / "run", f"utk-{loss}.py", 64, gender=1, flip=1)
-    assert call(tmp_path / "run", tmp_path / "model.onnx") == 0
-    network = cv2.dnn.readNetFromONNX(str(tmp_path / "model.onnx"))
+    path = exported[1]
+    network = cv2.dnn.readNetFromONNX(str(path))
     names = network.getUnconnectedOutLayersNames()
     for count in (1, 5):
         images = faces(count, 64).numpy().astype(np.uint8)
         network.setInput(images)
-        found, due = network.forward(list(names)), ask(tmp_path / "model.onnx", images)
+        found, due = network.forward(list(names)), ask(path, images)
         assert set(names) == set(due)
         for name, values in zip(names, found, strict=True):
             assert values.shape == due[name].shape
             assert np.abs(values - due[name]).max() < (1e-4 if values.dtype == np.float32 else 1)
-    shutil.rmtree(tmp_path)
 
 
 # ---- Metadata
@@ -530,19 +537,18 @@ def test_no_permission_to_write(capsys):
                 os.seteuid(0)
 
 
-def test_disk_full(run, tmp_path):
+def test_disk_full(run, tmp_path, capsys):
     """The limit on a file's size stands for a disk: one line, and the old file stays."""
     resource = pytest.importorskip("resource")
     (tmp_path / "model.onnx").write_text("mine")
-    result = subprocess.run(
-        [sys.executable, MODEL_CODE / "export.py", run, tmp_path / "model.onnx", "--overwrite"],
-        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (10**7, 10**7)),
-        capture_output=True,
-        text=True,
-    )
-    assert result.returncode == 1
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10**7, limits[1]))
+    try:
+        assert call(run, tmp_path / "model.onnx", "--overwrite") == 1
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     due = f"export.py: error: {tmp_path / 'model.onnx'}: File too large\n"
-    assert result.stderr == due
+    assert capsys.readouterr().err == due
     assert [path.read_text() for path in tmp_path.iterdir()] == ["mine"]
 
 

@@ -46,7 +46,7 @@ VISITORS = 16
 
 
 @contextmanager
-def serving(run, temporary, *words, **options):
+def serving(run, temporary, *words):
     """page.py with a temporary folder of its own, at any port; nothing is left there when it ends,
     nor is anything printed but what is known."""
     temporary.mkdir()
@@ -57,7 +57,6 @@ def serving(run, temporary, *words, **options):
         stderr=subprocess.PIPE,
         text=True,
         env={**os.environ, "TMPDIR": str(temporary)},
-        **options,
     )
     try:
         head = [process.stdout.readline() for _ in range(3)]
@@ -454,14 +453,24 @@ def test_too_large(server):
         assert connection.makefile("rb").read() == b""
 
 
-def test_full_disk(run, tmp_path):
-    """The limit on a file's size stands for it: a line, in the answer alone (see serving())."""
+@contextmanager
+def files_up_to(server, size):
+    """Meanwhile the server can write files of ``size`` bytes at most."""
     resource = pytest.importorskip("resource")
+    if not hasattr(resource, "prlimit"):
+        pytest.skip("limits of another process are Linux's")
+    pid, kind = server.process.pid, resource.RLIMIT_FSIZE
+    limits = resource.prlimit(pid, kind)
+    resource.prlimit(pid, kind, (size, limits[1]))
+    try:
+        yield
+    finally:
+        resource.prlimit(pid, kind, limits)
 
-    def limit():
-        resource.setrlimit(resource.RLIMIT_FSIZE, (10**6, 10**6))
 
-    with serving(run, tmp_path / "temporary", preexec_fn=limit) as server:
+def test_full_disk(server):
+    """The limit on a file's size stands for it: a line, in the answer alone (see serving())."""
+    with files_up_to(server, 10**6):
         assert post(server, bytes(10**7))[:2] == (507, [{"error": "File too large"}])
         assert post(server, saved(FACE))[0] == 200
 
@@ -493,18 +502,13 @@ def test_no_room_for_the_marked_copy(kind, code, model, tmp_path, monkeypatch):
         page.video(model, path, lambda **_: None)
 
 
-def test_answers_without_a_copy(run, tmp_path):
+def test_answers_without_a_copy(server):
     """Over HTTP: files of up to 60 kB can be written, as the photo, but not its marked copy."""
-    resource = pytest.importorskip("resource")
-
-    def limit():
-        resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, 60_000))
-
     large = ASTRONAUT.resize((1024, 1024))
     file = io.BytesIO()
     large.save(file, "JPEG", quality=20)
     assert len(file.getvalue()) < 60_000
-    with serving(run, tmp_path / "temporary", preexec_fn=limit) as server:
+    with files_up_to(server, 60_000):
         status, [line], copy = post(server, file.getvalue())
         assert (status, copy, line["notes"]) == (200, b"", ["its marked copy: File too large"])
         assert len(line["faces"]) >= 1 and "bytes" not in line
@@ -514,14 +518,14 @@ def test_answers_without_a_copy(run, tmp_path):
         assert status == 200 and json.loads(content) == line
 
 
-def test_no_temporary_folder(run, tmp_path):
-    with serving(run, tmp_path / "temporary") as server:
-        assert post(server, saved(FACE))[0] == 200
-        shutil.rmtree(server.temporary)
+def test_no_temporary_folder(server):
+    aside = server.temporary.rename(server.temporary.with_name("aside"))
+    try:
         status, lines = post(server, saved(FACE))[:2]
-        assert status == 507 and "No such file or directory" in lines[0]["error"]
-        server.temporary.mkdir()
-        assert post(server, saved(FACE))[0] == 200
+    finally:
+        aside.rename(server.temporary)
+    assert status == 507 and "No such file or directory" in lines[0]["error"]
+    assert post(server, saved(FACE))[0] == 200
 
 
 # ---- Several at once
@@ -566,7 +570,13 @@ def test_who_leaves_during_a_video(server, long_film, model, tmp_path):
     wait_until(lambda: kept(server) == 0)
 
 
-@pytest.mark.parametrize("number, host", [("SIGINT", "127.0.0.1"), ("SIGTERM", "0.0.0.0")])
+@pytest.mark.parametrize(
+    "number, host",
+    [
+        pytest.param("SIGINT", "127.0.0.1", marks=pytest.mark.slow),  # by serving() when idle
+        ("SIGTERM", "0.0.0.0"),
+    ],
+)
 def test_stopped(number, host, run, long_film, tmp_path):
     """While one video is looked at, one waits and one is sent: it ends, and leaves nothing (see
     serving(), which also sees the warning where others can reach the page)."""

@@ -567,11 +567,18 @@ FAST = ["--recipe=fast", "--gender=1", "--set=shifts=1"]  # answers for images m
 
 @pytest.mark.parametrize(
     "dataset, loss, options",
-    [("afad", loss, ["--gender=0"]) for loss in LOSSES]
-    + [("morph2", loss, ["--gender=1"]) for loss in LOSSES]  # uses parts of its images
+    [("afad", "ce", ["--gender=0"])]
+    + [("morph2", "ordinal", ["--gender=1"])]  # uses parts of its images
     + [("utk", loss, FAST) for loss in ("coral", "corn", "dldl", "l1")]
-    + [pytest.param("utk", loss, FAST, marks=pytest.mark.slow) for loss in ("ce", "ordinal")]
-    + [pytest.param("cacd", loss, [], marks=pytest.mark.slow) for loss in LOSSES],
+    + [
+        pytest.param(*rest, marks=pytest.mark.slow)
+        for rest in (
+            *[("afad", loss, ["--gender=0"]) for loss in ("coral", "ordinal")],
+            *[("morph2", loss, ["--gender=1"]) for loss in ("ce", "coral")],
+            *[("utk", loss, FAST) for loss in ("ce", "ordinal")],
+            *[("cacd", loss, []) for loss in LOSSES],
+        )
+    ],
 )
 def test_crops_get_the_answers_of_the_run(loss, dataset, options, backbone, tmp_path, capsys):
     """Age, gender, its probability and the interval, as test_predictions.csv and test_probas.npy
@@ -1184,7 +1191,9 @@ def test_a_folder_in_which_another_process_writes(run, tmp_path, capsys):
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such signals")
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize(
+    "number", [signal.SIGTERM, pytest.param(signal.SIGHUP, marks=pytest.mark.slow)]
+)
 def test_ended_by_a_signal(number, run, tmp_path):
     """Nothing half-written stays, so that the same command can be given again."""
     long_clip(tmp_path / "clip.mp4", 400)
@@ -1682,7 +1691,7 @@ def test_json(run, tmp_path, capsys):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="writes to /dev/full")
-@pytest.mark.parametrize("json_wanted", [False, True])
+@pytest.mark.parametrize("json_wanted", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_standard_output_is_full(json_wanted, run, tmp_path):
     """Python flushes it at the end, and would complain in its own way. The files are kept."""
     words = [sys.executable, PREDICT, tmp_path / "face.png", "--run", run, "--no_draw"]
@@ -1921,6 +1930,7 @@ def test_classes_for_labels(youngest, name, run, tmp_path, capsys):
         file.parent.mkdir(parents=True, exist_ok=True)
         small(0.5).save(file)
     words = ["--run", run, tmp_path / "in", "--labels", path, "--out", tmp_path / "out"]
+    words += ["--crops", "--no_draw"]
     path.write_text("file,age\n" + "".join(f"{name.format(a)},{a - youngest}\n" for a in ages))
     assert call(*words) == 2
     [line] = capsys.readouterr().err.splitlines()

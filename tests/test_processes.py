@@ -65,14 +65,18 @@ with in_double(module):
 """
 
 
-@pytest.fixture
-def data(tmp_path):
-    """A folder with two CSVs; its large files go at the end."""
+def write_csvs(folder):
     sample = ROOT / "datasets" / "sample" / "afad"
     for name, rows in (("train", 9), ("test", 7)):
         lines = (sample / f"{name}.csv").read_text().splitlines()[: rows + 1]
         lines[2] = lines[2].rsplit(",", 1)[0] + ","
-        (tmp_path / f"{name}.csv").write_text("\n".join(lines) + "\n")
+        (folder / f"{name}.csv").write_text("\n".join(lines) + "\n")
+
+
+@pytest.fixture
+def data(tmp_path):
+    """A folder with two CSVs; its large files go at the end."""
+    write_csvs(tmp_path)
     yield tmp_path
     shutil.rmtree(tmp_path)
 
@@ -226,14 +230,29 @@ def test_two_processes_equal_one(count, data, request):
     assert facts[0]["metrics"] == pytest.approx(facts[1]["metrics"], rel=1e-12)
 
 
-def test_processes_of_two_shells(data):
+ONE_EPOCH = ["--image_size=33", "--epochs=1"]
+
+
+@pytest.fixture(scope="module")
+def by_torchrun(tmp_path_factory):
+    """The numbers of a run of two processes that torchrun has started."""
+    folder = tmp_path_factory.mktemp("torchrun")
+    write_csvs(folder)
+    code, err = complete(begin(*TORCHRUN, SCRIPT, *options_for(folder, "run"), *ONE_EPOCH))
+    assert code == 0, err
+    found = numbers(folder / "run")
+    shutil.rmtree(folder)
+    return found
+
+
+def test_processes_of_two_shells(data, by_torchrun):
     """Started without torchrun, each by a shell of its own, as srun does: other parents, the same
     numbers."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    options = ["--image_size=33", "--epochs=1"]
-    command = shlex.join(map(str, [sys.executable, SCRIPT, *options_for(data, "shells"), *options]))
+    words = [sys.executable, SCRIPT, *options_for(data, "shells"), *ONE_EPOCH]
+    command = shlex.join(map(str, words))
     where = f"export WORLD_SIZE=2 LOCAL_WORLD_SIZE=2 MASTER_ADDR=127.0.0.1 MASTER_PORT={port}"
     # with a second command the shell stays the parent
     shells = [
@@ -243,27 +262,22 @@ def test_processes_of_two_shells(data):
     for shell in shells:
         code, err = complete(shell)
         assert code == 0, err
-    code, err = complete(begin(*TORCHRUN, SCRIPT, *options_for(data, "torchrun"), *options))
-    assert code == 0, err
-    assert numbers(data / "shells") == numbers(data / "torchrun")
+    assert numbers(data / "shells") == by_torchrun
 
 
-def test_processes_of_srun(data):
+def test_processes_of_srun(data, by_torchrun):
     """Two tasks of a step on one node, by Slurm's variables alone: torchrun's numbers."""
-    options = ["--image_size=33", "--epochs=1"]
     where = {"STEP_NUM_TASKS": 2, "STEP_TASKS_PER_NODE": 2, "STEP_NODELIST": "localhost"}
     where |= {"JOB_ID": os.getpid(), "STEP_ID": 0, "NODEID": 0}
     where = [f"SLURM_{name}={value}" for name, value in where.items()]
-    command = [sys.executable, SCRIPT, *options_for(data, "srun"), *options]
+    command = [sys.executable, SCRIPT, *options_for(data, "srun"), *ONE_EPOCH]
     tasks = [
         begin("env", *where, f"SLURM_PROCID={i}", f"SLURM_LOCALID={i}", *command) for i in (0, 1)
     ]
     for task in tasks:
         code, err = complete(task)
         assert code == 0, err
-    code, err = complete(begin(*TORCHRUN, SCRIPT, *options_for(data, "torchrun"), *options))
-    assert code == 0, err
-    assert numbers(data / "srun") == numbers(data / "torchrun")
+    assert numbers(data / "srun") == by_torchrun
 
 
 def test_what_srun_tells():

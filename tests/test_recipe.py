@@ -62,23 +62,27 @@ def tiny_run(out, *options, module=None):
     return json.loads((out / "run.json").read_text())["settings"], (out / "model.pt").read_bytes()
 
 
-def test_the_tables_rows_are_all_that_changes(tmp_path):
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory):
+    """tiny_run() without any option."""
+    return tiny_run(tmp_path_factory.mktemp("plain") / "paper")
+
+
+def test_the_tables_rows_are_all_that_changes(plain, tmp_path):
     """By run.json of both; what the command line gives wins in both."""
-    paper, _ = tiny_run(tmp_path / "paper")
+    paper, _ = plain
     fast, weights = tiny_run(tmp_path / "fast", "--recipe=fast")
     given = {"epochs": 2, "batch_size": 4, "image_size": 40}
     table = {name: load(SCRIPT).RECIPES[name][1] for name in PAPER}
     assert {key: value for key, value in paper.items() if fast[key] != value} == {
         "recipe": "paper",
-        "outpath": str(tmp_path / "paper"),
+        **{name: paper[name] for name in ("outpath", "train_csv", "test_csv")},
         **{name: PAPER[name] for name in PAPER if name not in given and table[name] != PAPER[name]},
     }
     assert {name: fast[name] for name in table} == table | given
-    # flags, row by row, are the recipe
+    # flags, row by row, are the recipe, and the same seed gives the same weights
     flags = [f"--set={name}={value}" for name, value in table.items() if name not in given]
     assert tiny_run(tmp_path / "flags", *flags)[1] == weights
-    # and the same seed gives the same weights
-    assert tiny_run(tmp_path / "again", "--recipe=fast")[1] == weights
 
 
 def test_the_benchmarks_steps(tmp_path, monkeypatch):
@@ -254,7 +258,7 @@ def test_shares_of_degrade():
 
 
 @pytest.mark.parametrize(("level", "columns"), [(1, 9), (2, 21)])
-def test_augment_in_training(level, columns, tmp_path):
+def test_augment_in_training(level, columns, plain, tmp_path):
     """Draws from the seed and the number of the step, so that a resumed run has the same."""
     module, seen = load(SCRIPT), []
     augment = module.augment
@@ -263,7 +267,7 @@ def test_augment_in_training(level, columns, tmp_path):
     for step, ((_, draws, used), rows) in enumerate(zip(seen, (4, 4, 1) * 2, strict=True)):
         expected = np.random.default_rng((1, step)).random((rows, columns)) * 2 - 1
         assert used == level and np.allclose(draws, expected, atol=1e-6)
-    assert tiny_run(tmp_path / "without")[1] != weights
+    assert weights != plain[1]
 
 
 @pytest.mark.parametrize("stride", [1, 2])
@@ -369,7 +373,7 @@ def test_mixup(mine):
     assert cost.requires_grad and cost.item() == pytest.approx(due, rel=1e-5)
 
 
-def test_mixup_in_training(tmp_path):
+def test_mixup_in_training(plain, tmp_path):
     """lam from the seed and the number of the step."""
     module, seen = load(SCRIPT), []
     batch_cost = module.batch_cost
@@ -378,7 +382,7 @@ def test_mixup_in_training(tmp_path):
     for step, (shares, rows) in enumerate(zip(seen, (4, 4, 1) * 2, strict=True)):
         expected = np.random.default_rng((1, step)).beta(0.4, 0.4, rows)
         assert shares.tolist() == pytest.approx(expected)
-    assert tiny_run(tmp_path / "without")[1] != weights
+    assert weights != plain[1]
 
 
 @pytest.mark.parametrize("weight", [0.0, 1.0, 7.5])

@@ -6,15 +6,13 @@ import http.server
 import io
 import json
 import shutil
-import subprocess
-import sys
 import threading
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from conftest import MODEL_CODE, load
+from conftest import MODEL_CODE, load, refused
 from PIL import Image, ImageOps
 from skimage import data
 from test_page import articles, browser  # noqa: F401 (browser is a fixture)
@@ -34,6 +32,7 @@ onnx = pytest.importorskip("onnx")
 from coral_age import errors, webpage  # noqa: E402
 from onnx import helper, numpy_helper  # noqa: E402
 
+export = load(MODEL_CODE / "export.py")
 PAGE = "http://127.0.0.1:{}/"
 
 
@@ -64,17 +63,11 @@ def package(tmp_path_factory):
         pytest.skip(str(error))
 
 
-def export(*words):
-    command = [sys.executable, MODEL_CODE / "export.py", *words]
-    return subprocess.run(command, capture_output=True, text=True)
-
-
 @pytest.fixture(scope="module")
 def site(faces_run, package, tmp_path_factory):
     """The folder of the page, served."""
     folder = tmp_path_factory.mktemp("site") / "page"
-    done = export(faces_run, folder, "--page", "--ort", package)
-    assert done.returncode == 0, done.stderr
+    export.main([str(word) for word in (faces_run, folder, "--page", "--ort", package)])
     assert max(path.stat().st_size for path in folder.iterdir()) < 25e6
     assert sum(path.stat().st_size for path in folder.iterdir()) < 45e6
 
@@ -285,8 +278,8 @@ def test_without_a_network(browser, site):  # noqa: F811
 def test_one_file(browser, faces_run, package, tmp_path):  # noqa: F811
     """All in one page, which opens from a disk and answers as the folder does."""
     file = tmp_path / "page.html"
-    done = export(faces_run, file, "--page", "--single", "--ort", package)
-    assert done.returncode == 0, done.stderr
+    words = faces_run, file, "--page", "--single", "--ort", package
+    export.main([str(word) for word in words])
     assert file.stat().st_size < 60e6
     page = browser.new_page()
     page.set_default_timeout(300_000)
@@ -332,6 +325,5 @@ def test_weights_of_12_bits():
         ([".", "--page"], ".: is there already; give a new name"),
     ],
 )
-def test_refusals(words, why, faces_run, tmp_path):
-    done = export(faces_run, *words)
-    assert done.returncode == 2 and why in done.stderr and done.stderr.count("\n") == 1
+def test_refusals(words, why, faces_run, capsys):
+    assert why in refused(export, capsys, faces_run, *words)

@@ -84,15 +84,9 @@ def test_the_tools_take_it(clone):
     """Training, prediction, report and ONNX file."""
     tiny = ["--seed=1", "--epochs=1", "--batch_size=4", "--image_size=64"]
     tiny += first_rows("utk", clone, train=9, test=25)
-    for name, start in ((NAME, ["--init_from=resnet18.pth"]), ("utk-coral", [])):
-        run(
-            clone,
-            f"python model-code/{name}.py",
-            *tiny,
-            *start,
-            "--recipe=fast",
-            f"--outpath={name}",
-        )
+    for name, start in ((NAME, [f"--init_from={clone}/resnet18.pth"]), ("utk-coral", [])):
+        words = [*tiny, *start, "--recipe=fast", f"--outpath={clone / name}"]
+        load(clone / "model-code" / f"{name}.py").main(words)
     images = ROOT / "datasets" / "sample" / "utk" / "images"
     words = ["--crops", f"--run={NAME}", "--out=out", "--no_draw"]
     run(clone, "python model-code/predict.py", images, *words)
