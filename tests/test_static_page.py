@@ -5,6 +5,7 @@ import hashlib
 import http.server
 import io
 import json
+import re
 import shutil
 import threading
 from pathlib import Path
@@ -315,6 +316,32 @@ def test_weights_of_12_bits():
     assert np.abs(whole).max() == 2039 and (found[1] == 0).all()
     told = np.frombuffer(files["network.weights"], np.float32)
     assert np.array_equal(told, np.float32(found).ravel())
+
+
+def test_the_page_unpacks_them(browser):  # noqa: F811
+    """engine.js makes network.weights of the three files, to the bit: an odd number of weights in a
+    channel, so that the halves of a byte may belong to two."""
+    draw, shapes = np.random.default_rng(1), {"a": (3, 1, 3, 3), "b": (4, 3, 3, 3)}
+    some = {name: draw.normal(size=shape).astype(np.float32) for name, shape in shapes.items()}
+    ends = zip("xy", "yz", "ab", strict=True)
+    graph = helper.make_graph(
+        [helper.make_node("Conv", [x, name], [y], pads=[1, 1, 1, 1]) for x, y, name in ends],
+        "two",
+        [helper.make_tensor_value_info("x", 1, ["n", 1, 3, 3])],
+        [helper.make_tensor_value_info("z", 1, ["n", 4, 3, 3])],
+        [numpy_helper.from_array(weights, name) for name, weights in some.items()],
+    )
+    files, layers = webpage.split_weights(helper.make_model(graph))
+    code = (MODEL_CODE / "page" / "engine.js").read_text()
+    page = browser.new_page()
+    page.add_script_tag(content=re.search(r"^function weightsOf.*?^}", code, re.M | re.S)[0])
+    page.evaluate("layers => { window.about = {layers} }", layers)
+    told = page.evaluate(
+        "parts => Array.from(weightsOf(...parts.map((part) => new Uint8Array(part))))",
+        [list(files[f"network.{name}"]) for name in ("high", "low", "scales")],
+    )
+    page.close()
+    assert bytes(told) == files["network.weights"]
 
 
 @pytest.mark.parametrize(
