@@ -716,6 +716,8 @@ def conclusion(groups, pairs):
             said.append(f"whether it is better than {names}, one seed cannot tell")
     said = said or ["whether that is more than noise, these runs cannot tell"]
     lead = f"{best} has the lowest mean absolute error, {maes[best]:.2f} years {way}"
+    if set(found) == {"not settled"}:
+        return f"Which loss is best is not settled: {lead}, but {names} may be as good."
     return f"{lead}; {'; '.join(said)}."
 
 

@@ -52,7 +52,7 @@ def name_rows(ax, names):
 
 def plot_errors(groups):
     """Mean absolute error of each loss. Dots: by the median of its probabilities, the same reading
-    for all, with a line for each seed. Hollow: by the loss's own rule."""
+    for all, with a line for each seed. Diamonds: by the loss's own rule."""
     figure, ax = panel(1 + 0.3 * len(groups))
     for row, (key, errors) in enumerate(median_errors(groups).items()):
         maes, own = errors.mean(1), np.mean([result["mae"] for result in groups[key]])
@@ -71,7 +71,7 @@ def plot_errors(groups):
 def plot_differences(rows):
     """Differences of the MAEs by the median, first loss minus second, with 95 % intervals. Blue:
     one is better. Where the whole bar lies in the grey strip, a tenth of a year to either side, the
-    two are equal. Hollow: not settled."""
+    two are equal. Hollow dots: not settled."""
     figure, ax = panel(1 + 0.26 * len(rows))
     ax.axvspan(-MARGIN, MARGIN, color=LIGHT["line"], alpha=0.6, linewidth=0)
     ax.axvline(0, color=QUIET, linewidth=1)

@@ -41,9 +41,9 @@ FIGURES = {
     "Probabilities": {
         "CRPS (years)": "CRPS",
         "NLL": "NLL",
-        "intervals hold (%)": "in interval %",
+        "80 % intervals hold (%)": "in interval %",
         "their length (years)": "interval years",
-        "inconsistencies": "rank inconsistencies",
+        "inconsistencies per image": "rank inconsistencies",
     },
     "Training": {
         "seeds": "seeds",

@@ -235,7 +235,8 @@ function tidy() {
 }
 
 function fail(article, name, error) {
-  by("spoken").textContent = element(article, "p", `${name}: ${error.message}`, "error").textContent
+  element(article, "p", error.message, "error")  // the article's heading is the name
+  by("spoken").textContent = `${name}: ${error.message}`
   tidy()
 }
 
