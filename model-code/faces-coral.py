@@ -6,8 +6,8 @@ Trains, evaluates and fills the folder run1. Cells marked [all] are the same tex
 [own] in none; this one differs from its sisters in those marked [faces] for the data set and
 [coral, ordinal] and [coral] for the loss. cells.py checks that.
 
-Result: MAE 4.83 years on 1,968 held-out photos of UTKFace, ages 0 to 100: the model that comes
-with the project, whose card, model-code/pretrained/README.md, tells how it was trained.
+Result: MAE 5.28 years on 6,795 held-out photos of three collections, ages 0 to 100: the model that
+comes with the project, whose card, model-code/pretrained/README.md, tells how it was trained.
 """
 
 # %% Imports [all]

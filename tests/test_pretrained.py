@@ -47,17 +47,24 @@ def test_the_card_tells_the_runs():
         assert epochs == list(range(1, settings["epochs"] + 1))
         mae, rmse = (facts["metrics"][f"test_{key}"] for key in ("mae", "rmse"))
         assert f"| `{folder.name}` | {mae:.2f} / {rmse:.2f} | " in CARD
-    mean = f"average.py {' '.join(runs)} --outpath {FACTS['settings']['outpath']}"
-    assert len(runs) == 2 and f"\n    python model-code/{mean}\n" in CARD
-    mae, rmse = (FACTS["metrics"][f"test_{name}"] for name in ("mae", "rmse"))
-    row = f"| all | {FACTS['data']['test']['rows']:,} | {mae:.2f} | {rmse:.2f} | "
-    assert row in CARD
+    assert len(runs) == 4
+    made = (
+        f"average.py {runs[0]} {runs[1]} --outpath faces-coral-mean",
+        f"calibrate.py {runs[3]} --outpath {FACTS['settings']['outpath']}",
+    )
+    for words in made:
+        assert f"\n    python model-code/{words}\n" in CARD
+    rows = f"{FACTS['calibration']['after']['photos']:,} validation photos"
+    before, after = (FACTS["calibration"][when] for when in ("before", "after"))
+    assert rows in CARD and set(FACTS["intervals"]) >= {"50", "80", "90", "95"}
+    for key, form in (("mae", ".2f"), ("log_loss", ".2f"), ("interval_years", ".1f")):
+        assert f"| {before[key]:{form}} | {after[key]:{form}} |" in CARD
 
 
 def test_no_place_of_a_machine():
     names = ("run.json", "training.log", "history.csv")
     files = [path for name in names for path in FOLDER.rglob(name)]
-    assert len(files) == 8
+    assert len(files) == 14
     for path in files:
         assert not re.search(r"/(work|home|root|tmp)\b|\.\./", path.read_text()), path
 
@@ -76,7 +83,7 @@ def test_an_astronaut(tmp_path, capsys):
     [face] = predict.faces(predict.load(), tmp_path / "photo.png")
     assert f"{face['age']}  " in out and f"female {face['gender_probability']:.0%}" in out
     assert 20 <= face["age"] <= 45
-    assert face["gender"] == "female" and face["gender_probability"] > 0.7
+    assert face["gender"] == "female" and face["gender_probability"] > 0.6
 
 
 def test_licence():

@@ -59,7 +59,9 @@ function pixelsOf(source, width, height) {
   const canvas = new OffscreenCanvas(width, height)
   const context = canvas.getContext("2d", {willReadFrequently: true, colorSpace: "srgb"})
   context.drawImage(source, 0, 0, width, height)
-  return context.getImageData(0, 0, width, height)
+  const pixels = context.getImageData(0, 0, width, height)
+  canvas.width = canvas.height = 0  // its memory goes now, not when garbage is collected
+  return pixels
 }
 
 async function decoded(file) {
@@ -250,6 +252,7 @@ async function photo(file, name) {
   bitmap.close()
   // a hundred canvases would take a gigabyte; an image out of sight takes its file
   const blob = await canvas.convertToBlob({type: "image/jpeg", quality: .9}), shown = new Image()
+  canvas.width = canvas.height = 0
   shown.src = URL.createObjectURL(blob)
   shown.alt = `${name}, ${faces.length} face${faces.length == 1 ? "" : "s"}`
   await shown.decode()
