@@ -11,9 +11,9 @@ from coral_age.errors import InputError
 from coral_age.intervals import class_probas, interval
 
 NOTE = (
-    "Apparent ages, and a binary label for gender, as a network learned them from the photos and "
-    "labels of one data set. Off by years for single persons, and unable to answer outside the "
-    "ages of that set. No proof of anybody's age or gender; not made to decide about people."
+    "Apparent ages, and a binary label for gender, as a network learned them from labelled photos. "
+    "Off by years for single persons, and unable to answer outside the ages of those photos. No "
+    "proof of anybody's age or gender; not made to decide about people."
 )
 LEVELS = 50, 60, 70, 80, 90, 95, 99  # percent: of intervals in a table of calibrate.py
 
