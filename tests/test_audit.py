@@ -434,6 +434,18 @@ def test_the_page_stands_alone(page):
     assert audit.__doc__ and report.NOTE in text
 
 
+def test_what_is_said_on_top(made, page):
+    """What intervals are to hold; what is left out; that ranges and years are no fair comparison,
+    where the labels are both."""
+    text = (page / "index.html").read_text(encoding="utf-8")
+    photos = made[0].photos
+    both = (photos["low"] == photos["high"]).any() and (photos["low"] < photos["high"]).any()
+    assert both and "that it errs less in groups whose ages are ranges" in text
+    assert f"<li>Intervals of 80{pages.PERCENT}, " in text
+    few = "<li>Groups of fewer than 30 photos are left out of this list."
+    assert (few in text) == audit.errors(made[0])["few"].any()
+
+
 def test_pictures_are_xml_and_have_both_themes(page):
     import xml.etree.ElementTree
 

@@ -438,8 +438,8 @@ def with_ends(row, name, form):
     return f"<b>{number(row[name], form)}{unit}</b> (95{PERCENT}: {low} to {high})"
 
 
-def summary(tables):
-    """The main figures, in a list."""
+def summary(tables, interval):
+    """The main figures, in a list; ``interval`` is the share of ages that one is to hold."""
     table, lines = tables["errors"], []
     [row] = table.to_dict("records")[:1] or [{}]
     if row.get("mae_of"):
@@ -467,7 +467,11 @@ def summary(tables):
     [row] = tables["coverage"].to_dict("records")[:1] or [{}]
     if row.get("coverage_of"):
         held = with_ends(row, "coverage", ".1%")
-        lines.append(f"Intervals, {row['width']:.1f} years wide, hold {held} of the true ages.")
+        due = number(interval, ".0%") + PERCENT
+        wide = f"{row['width']:.1f} years wide"
+        lines.append(f"Intervals of {due}, {wide}, hold {held} of the true ages.")
+    if has(table, "few") and table["few"].any():
+        lines.append(f"Groups of fewer than {figures.FEW} photos are left out of this list.")
     return f"<ul>{''.join(f'<li>{line}' for line in lines)}</ul>" if lines else ""
 
 
@@ -488,6 +492,8 @@ def introduction(audit, about):
     """What was measured on what, and what may not be concluded."""
     photos = audit.photos
     exact, ranges = photos["low"] == photos["high"], photos["low"] < photos["high"]
+    smaller = "that it errs less in groups whose ages are ranges, to which errors are smaller; "
+    smaller = smaller if exact.any() and ranges.any() else ""
     counts = {"ages in years": exact, "ages as ranges": ranges}
     counts["genders"] = photos["true_gender"].isin(GENDERS)
     known = ", ".join(f"{n:,} {what}" for what, some in counts.items() if (n := some.sum()))
@@ -496,9 +502,9 @@ def introduction(audit, about):
     for {len(photos):,} labelled photos ({escaped(about.photos)}). The labels tell {known}, and are
     taken to be right; groups are those that they name.</p>
     <p><b>What may not be concluded:</b> that it errs as little or as much on other photos, cameras
-    or people; anything about a single person; that it is good enough for a purpose: this is a
-    report, and no verdict. Where groups differ, their photos may differ too: in ages, in light, in
-    sharpness. {NOTE}</p></div>
+    or people; {smaller}anything about a single person; that it is good enough for a purpose: this
+    is a report, and no verdict. Where groups differ, their photos may differ too: in ages, in
+    light, in sharpness. {NOTE}</p></div>
     <dl>{facts}</dl>
     <p class=quiet>Small print below a figure: its 95 % interval, by how much it may be off because
     these photos were taken and no others like them (Wilson's for shares, 2,000 bootstrap resamples
@@ -532,7 +538,7 @@ def pages(audit, about):
     body = "\n".join(parts)
     title = escaped(f"Audit report: {about.model}")
     body = f"""{introduction(audit, about)}
-<h2>In short</h2>{summary(tables)}
+<h2>In short</h2>{summary(tables, about.interval)}
 <nav><ol>{"".join(links)}</ol></nav>
 {body}"""
     files["index.html"] = whole(title, AUDITS, body)
