@@ -697,6 +697,7 @@ def conclusion(groups, pairs):
     best = min(maes, key=maes.get)
     if len(maes) == 1:
         return f"{best} is off by {maes[best]:.2f} years on average, {way}."
+    lead = f"{best} has the lowest mean absolute error, {maes[best]:.2f} years {way}"
     found = {}
     for pair in pairs:
         if best in (pair["A"], pair["B"]):
@@ -709,15 +710,14 @@ def conclusion(groups, pairs):
         if verdict.startswith(best):
             said.append(f"it {verdict[len(best) + 1 :].replace('better', f'better than {names}')}")
         elif verdict == "not settled":
+            if len(found) == 1:
+                return f"Which loss is best is not settled: {lead}, but {names} may be as good."
             said.append(f"whether it is better than {names} is not settled")
         elif verdict == "equal":
             said.append(f"equal to it, within {significance.MARGIN:.2f} years: {names}")
         else:
             said.append(f"whether it is better than {names}, one seed cannot tell")
     said = said or ["whether that is more than noise, these runs cannot tell"]
-    lead = f"{best} has the lowest mean absolute error, {maes[best]:.2f} years {way}"
-    if set(found) == {"not settled"}:
-        return f"Which loss is best is not settled: {lead}, but {names} may be as good."
     return f"{lead}; {'; '.join(said)}."
 
 

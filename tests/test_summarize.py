@@ -563,21 +563,24 @@ def test_sentences(summarize, tmp_path):
         f"probabilities; it is better than CE ({mae['ce']}) and OR-CNN ({mae['ordinal']})."
     )
     text, mae = said(coral=(3, 2), ordinal=(9, 2), ce=(3.02, 2))
-    others = {"ce": "CE", "coral": "CORAL"}
-    best = min(others, key=mae.get)
-    [other] = others.keys() - {best}
+    names = {"ce": "CE", "coral": "CORAL"}
+
+    def two(mae):
+        """The better one and its MAE; the other one with its own in brackets."""
+        best, other = sorted(names, key=mae.get)
+        return names[best], mae[best], f"{names[other]} ({mae[other]})"
+
+    best, error, other = two(mae)
     assert text == (
-        f"{others[best]} has the lowest mean absolute error, {mae[best]} years by the median of "
-        f"its probabilities; it is better than OR-CNN ({mae['ordinal']}); whether it is better "
-        f"than {others[other]} ({mae[other]}) is not settled."
+        f"{best} has the lowest mean absolute error, {error} years by the median of its "
+        f"probabilities; it is better than OR-CNN ({mae['ordinal']}); whether it is better than "
+        f"{other} is not settled."
     )
     text, mae = said(coral=(3, 2), ce=(3.02, 2))
-    best = min(others, key=mae.get)
-    [other] = others.keys() - {best}
+    best, error, other = two(mae)
     assert text == (
-        f"Which loss is best is not settled: {others[best]} has the lowest mean absolute error, "
-        f"{mae[best]} years by the median of its probabilities, but {others[other]} "
-        f"({mae[other]}) may be as good."
+        f"Which loss is best is not settled: {best} has the lowest mean absolute error, {error} "
+        f"years by the median of its probabilities, but {other} may be as good."
     )
     text, mae = said(coral=(3, 1), ordinal=(9, 2))
     assert text.endswith(
