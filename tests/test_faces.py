@@ -56,10 +56,10 @@ def test_own_data_by_the_readmes_lines(tmp_path):
     rows = pd.read_csv(tmp_path / "run-mine" / "test_predictions.csv", dtype=str)
     ages = dict(zip(table["file"], table["age"], strict=True))
     assert [int(age) for age in rows["true_age"]] == [int(ages[path]) for path in rows["path"]]
-    told = json.loads((tmp_path / "predictions" / "predictions.json").read_text())
+    told = json.loads((tmp_path / "predictions-mine" / "predictions.json").read_text())
     assert (told["model"]["dataset"], told["model"]["ages"]) == ("mine", [0, 100])
     assert len(told["faces"]) == 40
-    assert "mine" in (tmp_path / "report" / "results.md").read_text()
+    assert "mine" in (tmp_path / "report-mine" / "results.md").read_text()
 
 
 @pytest.mark.parametrize("loss", ["ce", "coral", "ordinal"])
