@@ -21,6 +21,7 @@ SHARES = 1, 0.95, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1  # of the photos, 
 FEW = 30  # photos: a group of fewer is marked
 MOST = 20  # values of a column by which photos are grouped
 RESAMPLES = 2000
+RANGE = "true age, known as a range"  # of labels, where others are single years
 Z = 1.959963984540054  # 97.5 % point of the normal distribution
 
 
@@ -50,17 +51,26 @@ class Audit:
         photos["gender_right"] = right.where(known)
         self.photos, self.probas, self.youngest = photos, np.asarray(probas), youngest
         self.answered = (photos["kind"] == "image").to_numpy()
-        # how photos are grouped: {name: texts, "" or nan where unknown}
-        self.by = {"true age": age_groups(texts, photos["low"], photos["high"])}
-        self.by["true gender"] = photos["true_gender"]
+        self.age_group = age_groups(texts, photos["low"], photos["high"])
+        ranges = photos["low"] < photos["high"]
+        # how photos are grouped: {name: texts, "" or nan where unknown}; a range of ages and a
+        # decade of single years make no group, as errors to them are no fair comparison
+        self.ages = {"true age": self.age_group}
+        if ranges.any() and (photos["low"] == photos["high"]).any():
+            self.ages = {
+                "true age": self.age_group.mask(ranges),
+                RANGE: self.age_group.where(ranges),
+            }
+        self.by = self.ages | {"true gender": photos["true_gender"]}
         for name in [] if groups is None else groups:
             self.by[name] = groups[name].reset_index(drop=True)
 
-    def parts(self, left_out=()):
-        """(name of the grouping, group, its photos as bool (n,)): all, and by age and so on."""
+    def parts(self, ages=True):
+        """(name of the grouping, group, its photos as bool (n,)): all, by age if wanted, and so
+        on."""
         yield "all", "all", np.ones(len(self.photos), bool)
         for name, texts in self.by.items():
-            if name not in left_out:
+            if ages or name not in self.ages:
                 for text in sorted({text for text in texts.dropna() if text}, key=in_order):
                     yield name, text, (texts == text).to_numpy()
 
@@ -162,7 +172,7 @@ def errors(audit):
         known = part["error"].dropna()
         row = {"by": by, "group": group, "photos": len(part)}
         row |= mean_of("mae", known.abs()) | mean_of("too_old_by", known)
-        ages = audit.by["true age"][known.index]
+        ages = audit.age_group[known.index]
         if ages.nunique() > 1:
             row |= told("amae", len(known), *amae(known.to_numpy(), ages))
         ranges = part["low"] < part["high"]
@@ -218,7 +228,7 @@ def limits_by_group(audit):
     """The same by group, but not by age."""
     rows = []
     for limit, buffer, old, over in each_limit(audit):
-        for by, group, here in audit.parts(left_out=["true age"]):
+        for by, group, here in audit.parts(ages=False):
             row = {"limit": limit, "buffer": buffer, "by": by, "group": group}
             row |= limit_figures(old[here], over[here])
             rows += [row] if row["let_through_of"] or row["sent_on_of"] else []
@@ -244,15 +254,17 @@ def bands(audit, limit):
 
 
 def limits_by_age(audit):
-    """The share of answers that count as over, by limit, buffer and true age."""
+    """The share of answers that count as over, by limit, buffer and true age, single ages first."""
     rows = []
     for limit, buffer, old, over in each_limit(audit):
-        names = bands(audit, limit)
-        for name in sorted(set(names[~np.isnan(old)]), key=in_order):
-            here = (names == name) & ~np.isnan(old)
-            row = {"limit": limit, "buffer": buffer, "true_age": name}
-            row |= {"old_enough": bool(old[here][0])} | share_of("over", over[here])
-            rows.append(row)
+        names, known = bands(audit, limit), ~np.isnan(old)
+        for by, texts in audit.ages.items():
+            some = known & texts.notna().to_numpy()
+            for name in sorted(set(names[some]), key=in_order):
+                here = some & (names == name)
+                row = {"limit": limit, "buffer": buffer, "by": by, "true_age": name}
+                row |= {"old_enough": bool(old[here][0])} | share_of("over", over[here])
+                rows.append(row)
     return as_table(rows)
 
 
@@ -304,7 +316,8 @@ def coverage(audit):
     photos = audit.photos[audit.answered]
     predicted = age_groups(photos["true_age"], photos["age"], photos["age"])
     ways = {"all": predicted.where(predicted.isna(), "all")}
-    ways |= {"predicted age": predicted, "true age": audit.by["true age"][audit.answered]}
+    ways |= {"predicted age": predicted}
+    ways |= {name: texts[audit.answered] for name, texts in audit.ages.items()}
     rows = []
     for by, texts in ways.items():
         for text in sorted(set(texts.dropna()), key=in_order):

@@ -17,6 +17,7 @@ AUDITS = '<meta name="generator" content="coral_age audit">'
 SUMMARIES = '<meta name="generator" content="summarize.py">'
 # (in light, in dark): what the pictures are drawn with stands in them and in the page by its name
 COLOURS = {
+    "page": ("#ffffff", "#14181c"),
     "ink": ("#1b232b", "#e6ebef"),
     "quiet": ("#57636e", "#9aa7b2"),
     "line": ("#ccd3da", "#39434c"),
@@ -24,8 +25,8 @@ COLOURS = {
     "orange": ("#c75300", "#f0a050"),
     "shade0": ("#08306b", "#d3e7f7"),
     "shade1": ("#2171b5", "#8fc4ea"),
-    "shade2": ("#6baed6", "#4a90c4"),
-    "shade3": ("#a6cbe3", "#2f6390"),
+    "shade2": ("#4a98c9", "#62a4d6"),
+    "shade3": ("#7db3d8", "#3f7db5"),
     "other0": ("#8c564b", "#c49c94"),  # of losses, with those above; see groups.py
     "other1": ("#7f7f7f", "#a9a9a9"),
     "other2": ("#6a51a3", "#a991e0"),
@@ -72,8 +73,8 @@ def themes(text):
 
 
 STYLE = """
-:root { color-scheme: light dark; --page: #fff; --card: #f4f6f8 }
-@media screen and (prefers-color-scheme: dark) { :root { --page: #14181c; --card: #1e242a } }
+:root { color-scheme: light dark; --card: #f4f6f8 }
+@media screen and (prefers-color-scheme: dark) { :root { --card: #1e242a } }
 * { box-sizing: border-box }
 body { margin: 0 auto; padding: 1rem; max-width: 66rem; background: var(--page);
   color: var(--ink); font: 16px/1.5 system-ui, sans-serif }

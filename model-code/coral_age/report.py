@@ -34,7 +34,7 @@ from coral_age.pages import (
     whole,
 )
 
-ORANGE, SHADES = LIGHT["orange"], [LIGHT[f"shade{i}"] for i in range(4)]
+ORANGE, PAGE, SHADES = LIGHT["orange"], LIGHT["page"], [LIGHT[f"shade{i}"] for i in range(4)]
 MARKERS = "o", "s", "^", "D"  # of the shades, which are told apart on paper as well
 HOLLOW = "Hollow: fewer than 30 photos."
 
@@ -61,7 +61,7 @@ def dots(table, marks, label):
                 if row and is_known(row, name) and is_few(row, name) == few
             ]
             style = {"fmt": marker, "color": colour, "markersize": 5, "linewidth": 1.2}
-            style |= {"markerfacecolor": "none"} if few else {"label": what}
+            style |= {"markerfacecolor": PAGE} if few else {"label": what}
             y, x, low, high = np.array(some).reshape(-1, 4).T
             ax.errorbar(x, y, xerr=sides(x, low, high), **style)
     ax.set_yticks(range(len(lines)), [shown(text, 24) for text, _ in lines])
@@ -98,6 +98,7 @@ def plot_width(table):
 
 def plot_limit(table):
     """The share of answers that count as over the limit by true age, a line for each buffer."""
+    table = table[table["by"] == "true age"]
     figure = Figure(figsize=(WIDE, 3.3), layout="constrained")
     ax = figure.subplots()
     first = table[table["buffer"] == table["buffer"].min()]
@@ -111,7 +112,7 @@ def plot_limit(table):
             ax.errorbar(x, y, ends, fmt="none", color=shade, linewidth=1)
         text = f"buffer {buffer}" if buffer else "no buffer"
         style = {"color": shade, "marker": marker, "markersize": 4, "linewidth": 1.2}
-        ax.plot(x, y, **style, markerfacecolor="none")
+        ax.plot(x, y, **style, markerfacecolor=PAGE)
         many = y.where(part["over_of"] >= figures.FEW)
         ax.plot(x, many, **style | {"linewidth": 0})
         ax.plot([], [], **style, label=text)
@@ -134,7 +135,7 @@ def plot_reliability(table):
     x, y = 100 * table["mean_p"], 100 * table["share"]
     ends = sides(y, 100 * table["share_low"], 100 * table["share_high"])
     few = table["share_of"] < figures.FEW
-    for where, face in ((~few, BLUE), (few, "none")):
+    for where, face in ((~few, BLUE), (few, PAGE)):
         style = {"fmt": "o", "color": BLUE, "markersize": 5, "markerfacecolor": face}
         top.errorbar(x[where], y[where], ends[:, where], linewidth=1.2, **style)
     middle = 50 * (table["p_from"] + table["p_to"])
@@ -211,7 +212,7 @@ def table_of(table, columns, first=("", "group")):
     of the names of the rows, which have a heading of their own where a column ``by`` changes."""
     heading, name = first
     heads = "".join(f"<th scope=col>{html.escape(text)}" for text in (heading, *columns))
-    lines, last = [], "all"
+    lines, last = [], table["by"].iloc[0] if "by" in table and len(table) else ""
     for row in table.to_dict("records"):
         by = row.get("by", last)
         if by != last:
@@ -284,21 +285,26 @@ def section_limits(audit):
             "line it should be 0 %, right of it 100 %. Bars: 95 % intervals without a buffer. "
         )
         plot = plot_limit(by_age[by_age["limit"] == limit])
-        pictures[f"limit-{limit}"] = picture(plot, caption + HOLLOW)
+        ranges = (
+            "Ages known as ranges are in the table alone. " if figures.RANGE in audit.ages else ""
+        )
+        pictures[f"limit-{limit}"] = picture(plot, caption + ranges + HOLLOW)
     sides = {"let_through": ("younger", "let through, "), "sent_on": ("old enough", "sent on, ")}
     body += "<h3>All photos (%)</h3>" + by_buffer(table, sides, ("limit", "limit"))
-    body += drawn(pictures) + "<div class=tables>"
+    body += drawn(pictures)
+    over = {"over": ("photos", "")}
     for limit in given:
-        part = by_buffer(by_age[by_age["limit"] == limit], OVER, ("true age", "true_age"))
-        body += f"<div><h3>Limit {limit}, by true age: counted as over (%)</h3>{part}</div>"
-    body += "</div>"
+        part = by_buffer(by_age[by_age["limit"] == limit], over, ("true age", "true_age"))
+        body += folded(f"Limit {limit}, by true age: counted as over (%)", part)
     for limit in given:
-        body += f"<h3>Limit {limit}, by group (%)</h3>"
-        body += by_buffer(by_group[by_group["limit"] == limit], sides, ("", "group"))
+        part = by_buffer(by_group[by_group["limit"] == limit], sides, ("", "group"))
+        body += folded(f"Limit {limit}, by group (%)", part)
     return "Over an age limit", body, tables, pictures
 
 
-OVER = {"over": ("photos", "")}  # as of by_buffer()
+def folded(title, body):
+    """A part that is shown when its title is clicked."""
+    return f"<details><summary>{title}</summary>{body}</details>"
 
 
 def missing(table):
@@ -454,16 +460,8 @@ def summary(tables, interval):
         right = with_ends(row, "gender_right", ".1%")
         lines.append(f"Of {row['gender_right_of']:,} genders {right} are right.")
     lines += spread(table, "gender_right", "Genders right", ".1%")
-    for _, rows in tables["limits"].groupby("limit") if len(tables["limits"]) else ():
-        first, *_, last = rows.to_dict("records")
-        through, on = (with_ends(first, name, ".1%") for name in ("let_through", "sent_on"))
-        later = (number(last[name], ".1%") + PERCENT for name in ("let_through", "sent_on"))
-        lines.append(
-            f"At a limit of {first['limit']} years, without a buffer, {through} of "
-            f"{first['let_through_of']:,} younger people are let through, and {on} of "
-            f"{first['sent_on_of']:,} who are old enough are sent on to another check; with a "
-            f"buffer of {last['buffer']} years {' and '.join(later)}."
-        )
+    for limit, rows in tables["limits"].groupby("limit") if len(tables["limits"]) else ():
+        lines.append(limit_in_words(limit, rows, tables["limits-by-age"]))
     [row] = tables["coverage"].to_dict("records")[:1] or [{}]
     if row.get("coverage_of"):
         held = with_ends(row, "coverage", ".1%")
@@ -473,6 +471,28 @@ def summary(tables, interval):
     if has(table, "few") and table["few"].any():
         lines.append(f"Groups of fewer than {figures.FEW} photos are left out of this list.")
     return f"<ul>{''.join(f'<li>{line}' for line in lines)}</ul>" if lines else ""
+
+
+def limit_in_words(limit, rows, by_age):
+    """Who is let through and sent on without a buffer and with the largest, of those just below
+    the limit as well: of all who are younger many are small children, who are easily told."""
+    first, *_, last = rows.to_dict("records")
+    near, said = [str(limit - 2), str(limit - 1)], []
+    for row in (first, last):
+        part = by_age[(by_age["limit"] == limit) & (by_age["buffer"] == row["buffer"])]
+        part = part[part["true_age"].isin(near)]
+        total, over, text = part["over_of"].sum(), part["over_count"].sum(), ""
+        if total >= figures.FEW:
+            shares = over / total, *figures.wilson(over, total)
+            share, low, high = (number(value, ".0%") for value in shares)
+            text = f"<b>{share}{PERCENT}</b> (95{PERCENT}: {low} to {high}) of the {total:,} people"
+            text = f"{text} of {' and '.join(near)} years and "
+        through, on = (number(row[name], ".1%") + PERCENT for name in ("let_through", "sent_on"))
+        said.append(f"{text}{through} of all younger ones through, and sends on {on}")
+    return (
+        f"A limit of {limit} years lets {said[0]} of those who are old enough; with a buffer of "
+        f"{last['buffer']} years it lets {said[1]}."
+    )
 
 
 def spread(table, name, what, form):
