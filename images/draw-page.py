@@ -1,9 +1,9 @@
-"""Draw page.png, a picture of the page that `export.py --page` makes, with a photo and its answer.
+"""Draw page.png, a picture of the page that `export.py --page` makes, with a photo and its answers.
 
-    python images/draw-page.py SITE
+    python images/draw-page.py SITE PHOTO
 
-SITE is such a folder. The photo is NASA's portrait of Eileen Collins, in the public domain, of
-scikit-image. It needs Chromium: the system's, or that of "playwright install chromium".
+SITE is such a folder; PHOTO is that of draw-prediction.py, of which three people are shown. It
+needs Chromium: the system's, or that of "playwright install chromium".
 """
 
 import functools
@@ -15,19 +15,18 @@ from pathlib import Path
 
 from browser import photograph
 from PIL import Image
-from skimage import data
 
 OUT = Path(__file__).resolve().parent / "page.png"
-PART = 0, 0, 512, 360  # of the portrait's pixels
-SIZE = 1000, 740  # of the window, in pixels
+PART = 4060, 1200, 5260, 2050  # of the photo's pixels
+SIZE = 1000, 900  # of the window, in pixels
 
 
 def answered(photo):
-    """What a visitor does: the age limit of 18, and the ``photo``, the bytes of a PNG."""
+    """What a visitor does: the age limit of 18, and the ``photo``, the bytes of a JPEG."""
 
     def use(page):
         page.fill("#over", "18")
-        file = {"name": "portrait.png", "mimeType": "image/png", "buffer": photo}
+        file = {"name": "crew.jpg", "mimeType": "image/jpeg", "buffer": photo}
         page.set_input_files("#files", file)
         page.locator("article").wait_for(timeout=300_000)
         page.locator("#work").wait_for(state="hidden")
@@ -36,17 +35,17 @@ def answered(photo):
     return use
 
 
-def main(site):
-    portrait = io.BytesIO()
-    Image.fromarray(data.astronaut()).crop(PART).save(portrait, "PNG")
+def main(site, photo):
+    part = io.BytesIO()
+    Image.open(photo).crop(PART).save(part, "JPEG", quality=95)
     handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=site)
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         address = f"http://127.0.0.1:{server.server_address[1]}/"
-        picture = photograph(address, SIZE, answered(portrait.getvalue()))
+        picture = photograph(address, SIZE, answered(part.getvalue()))
         server.shutdown()
     picture.quantize(256).save(OUT, optimize=True)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(*sys.argv[1:])
