@@ -408,6 +408,15 @@ def test_columns_that_make_groups():
     assert audit.few_valued(kept)[1] == ""
 
 
+def test_the_lines_of_the_docs(capsys):
+    page = (ROOT / "docs/predict.md").read_text(encoding="utf-8")
+    [block] = re.findall(r"```python\n(from coral_age import audit.*?)```", page, re.S)
+    photos, probas, groups = made_photos(60)
+    given = {"photos": pd.DataFrame(photos), "groups": pd.DataFrame(groups)}
+    exec(block, {"probas": probas, "youngest": YOUNGEST, **given})
+    assert str(slow_wilson(8, 10)[0])[:8] in capsys.readouterr().out
+
+
 # ---- The page
 
 

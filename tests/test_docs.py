@@ -12,9 +12,10 @@ from functools import cache
 from statistics import fmean, stdev
 
 import numpy as np
+import pandas as pd
 import pytest
 from conftest import MODEL_CODE, ROOT, SCRIPTS, load
-from coral_age import answers, doubts
+from coral_age import answers, doubts, labels
 from PIL import Image
 
 FOLDERS = "*.md", "docs/*.md", "datasets/*.md", "model-code/*.md", "model-code/*/*.md"
@@ -172,6 +173,39 @@ def test_the_readmes_commands_for_photos(tmp_path):
         assert ("18+" in done.stdout) == ("--over" in line)
     assert (tmp_path / "report/index.html").exists()
     assert (tmp_path / "predictions/photo.jpg").exists()
+
+
+def run_block(page, folder, monkeypatch):
+    """Run the Python of a page in ``folder``."""
+    [block] = re.findall(r"```python\n(.*?)```", page, re.S)
+    monkeypatch.chdir(folder)
+    exec(block, {})
+
+
+def test_the_cards_weights(tmp_path, monkeypatch):
+    """By hand for world1: the decades weigh 0.2 (0-2), 3.5, 2 and 1 (70 and more), 1.675 on
+    average, and each is multiplied by the root of 1.675 over its own."""
+    rows = ["utkface,25", "utkface,25", "utkface,85", "appa-real,14", "fairface-val,10-19"]
+    (tmp_path / "csv").mkdir()
+    text = "\n".join(["collection,age", *rows, "fairface-men,0-2"])
+    (tmp_path / "csv/world.csv").write_text(text)
+    run_block(CARD, tmp_path, monkeypatch)
+    weights = pd.read_csv("csv/world1_train.csv")["weight"]
+    due = [0.9152, 0.9152, 1.2942, 1.0377, 1.3836, 0.5788]
+    assert list(weights) == pytest.approx(due, abs=1e-4)
+    assert (tmp_path / "csv/world2_train.csv").exists()
+
+
+def test_the_protocols_ranges(tmp_path, monkeypatch):
+    """FairFace's groups, as the tools read them."""
+    (tmp_path / "csv").mkdir()
+    ages = [0, 2, 3, 9, 10, 29, 30, 69, 70, 100]
+    (tmp_path / "csv/faces_train.csv").write_text("\n".join(map(str, ["age", *ages])))
+    run_block(RECORDS, tmp_path, monkeypatch)
+    names = list(pd.read_csv("csv/faces_groups.csv", dtype=str)["age"])
+    assert names == "0-2 0-2 3-9 3-9 10-19 20-29 30-39 60-69 70+ 70+".split()
+    ends = [labels.bounds(name) for name in names]
+    assert all(low <= age <= high for age, (low, high) in zip(ages, ends, strict=True))
 
 
 # ---- Figures
