@@ -21,7 +21,7 @@ SHARES = 1, 0.95, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1  # of the photos, 
 FEW = 30  # photos: a group of fewer is marked
 MOST = 20  # values of a column by which photos are grouped
 RESAMPLES = 2000
-RANGE = "true age, known as a range"  # of labels, where others are single years
+RANGE = "true age as a range"  # of labels, where others are single years
 Z = 1.959963984540054  # 97.5 % point of the normal distribution
 
 

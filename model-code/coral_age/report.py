@@ -196,7 +196,7 @@ def count(name):
 
     def of(row):
         value = int(row[name]) if is_known(row, name) else 0
-        few = value < figures.FEW and (name == "photos" or name.endswith("_of"))
+        few = 0 < value < figures.FEW and (name == "photos" or name.endswith("_of"))
         return f"<td class=few>{value:,} *" if few else f"<td>{value:,}"
 
     return of
@@ -476,22 +476,25 @@ def summary(tables, interval):
 def limit_in_words(limit, rows, by_age):
     """Who is let through and sent on without a buffer and with the largest, of those just below
     the limit as well: of all who are younger many are small children, who are easily told."""
+    ages = [str(limit - 2), str(limit - 1)]
+    near = by_age[(by_age["limit"] == limit) & by_age["true_age"].isin(ages)]
     first, *_, last = rows.to_dict("records")
-    near, said = [str(limit - 2), str(limit - 1)], []
+    said = []
     for row in (first, last):
-        part = by_age[(by_age["limit"] == limit) & (by_age["buffer"] == row["buffer"])]
-        part = part[part["true_age"].isin(near)]
-        total, over, text = part["over_of"].sum(), part["over_count"].sum(), ""
-        if total >= figures.FEW:
-            shares = over / total, *figures.wilson(over, total)
-            share, low, high = (number(value, ".0%") for value in shares)
-            text = f"<b>{share}{PERCENT}</b> (95{PERCENT}: {low} to {high}) of the {total:,} people"
-            text = f"{text} of {' and '.join(near)} years and "
-        through, on = (number(row[name], ".1%") + PERCENT for name in ("let_through", "sent_on"))
-        said.append(f"{text}{through} of all younger ones through, and sends on {on}")
+        part = near[near["buffer"] == row["buffer"]]
+        total, over = part["over_of"].sum(), part["over_count"].sum()
+        shares = [number(row[name], ".1%") + PERCENT for name in ("let_through", "sent_on")]
+        close = f"<b>{number(over / total, '.0%')}{PERCENT}</b>" if total >= figures.FEW else ""
+        said.append([close, *shares] if close else shares)
+    *close, younger, old = said[0]
+    text = "".join(
+        f"{share} of the {total:,} people of {' and '.join(ages)} years, " for share in close
+    )
+    *few, more = said[1]
     return (
-        f"A limit of {limit} years lets {said[0]} of those who are old enough; with a buffer of "
-        f"{last['buffer']} years it lets {said[1]}."
+        f"A limit of {limit} years lets through {text}{younger} of all who are younger, and sends "
+        f"on {old} of those who are old enough; with a buffer of {last['buffer']} years "
+        f"{', '.join(few)} and {more}."
     )
 
 
