@@ -478,23 +478,22 @@ def limit_in_words(limit, rows, by_age):
     the limit as well: of all who are younger many are small children, who are easily told."""
     ages = [str(limit - 2), str(limit - 1)]
     near = by_age[(by_age["limit"] == limit) & by_age["true_age"].isin(ages)]
+    near = near.groupby("buffer")[["over_count", "over_of"]].sum()
     first, *_, last = rows.to_dict("records")
     said = []
     for row in (first, last):
-        part = near[near["buffer"] == row["buffer"]]
-        total, over = part["over_of"].sum(), part["over_count"].sum()
         shares = [number(row[name], ".1%") + PERCENT for name in ("let_through", "sent_on")]
-        close = f"<b>{number(over / total, '.0%')}{PERCENT}</b>" if total >= figures.FEW else ""
-        said.append([close, *shares] if close else shares)
-    *close, younger, old = said[0]
-    text = "".join(
-        f"{share} of the {total:,} people of {' and '.join(ages)} years, " for share in close
-    )
-    *few, more = said[1]
+        count, total = near.loc[row["buffer"]] if len(near) else (0, 0)
+        if total >= figures.FEW:
+            shares.insert(0, f"<b>{number(count / total, '.0%')}{PERCENT}</b>")
+        said.append(shares)
+    whom = [f"of the {total:,.0f} people of {' and '.join(ages)} years", "of all who are younger"]
+    *through, on = said[0]
+    through = ", ".join(map(" ".join, zip(through, whom[-len(through) :], strict=True)))
+    *later, later_on = said[1]
     return (
-        f"A limit of {limit} years lets through {text}{younger} of all who are younger, and sends "
-        f"on {old} of those who are old enough; with a buffer of {last['buffer']} years "
-        f"{', '.join(few)} and {more}."
+        f"A limit of {limit} years lets through {through}, and sends on {on} of those who are old "
+        f"enough; with a buffer of {last['buffer']} years {', '.join(later)} and {later_on}."
     )
 
 
