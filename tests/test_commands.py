@@ -1,5 +1,5 @@
-"""Every command of all pages that starts a script: run in a copy of the project, in the order of
-the page, on drawn faces and photos of one astronaut. Only the trainings are cut short."""
+"""Every line of all pages that starts a script by `python`: run in a copy of the project, in the
+order of the page, on drawn faces and photos of one astronaut. Only trainings are cut short."""
 
 import importlib.util
 import itertools
@@ -14,16 +14,13 @@ import pytest
 from conftest import ROOT
 from PIL import Image, ImageEnhance
 from test_docs import PAGES
+from test_predict import save_video
 
 ELSEWHERE = {  # part of a command that needs what is not at hand: the test that runs the like of it
-    "torchrun": "test_processes.py",
     "s3://": "test_ray.py",
     "predict_ray.py": "test_ray.py",
     "model-code/page.py": "test_page.py",  # it serves until it is stopped
-    "http.server": "test_static_page.py",
     "resnet18-f37072fd": "test_variants.py",  # torchvision's weights
-    "sbatch": "test_processes.py",
-    "$script": "test_resume.py",  # of a Slurm array
     " ... ": "test_scripts.py",  # a form that a reader fills in
     "<data set>": "test_scripts.py",
 }
@@ -95,14 +92,7 @@ def prepare(place):
     (place / "paths.txt").write_text("photo.jpg\n")
     (place / "FOLDER").symlink_to(".")
     pd.DataFrame({"file": utk}).to_csv(place / "utk_train.csv", index=False)
-    av = pytest.importorskip("av")
-    with av.open(str(place / "clip.mp4"), "w") as file:
-        stream = file.add_stream("mpeg4", rate=10)
-        stream.width = stream.height = 320
-        picture = av.VideoFrame.from_image(Image.open(place / "photo.jpg"))
-        for _ in range(10):
-            file.mux(stream.encode(picture))
-        file.mux(stream.encode())
+    save_video(place / "clip.mp4", [Image.open(place / "photo.jpg")] * 10, "mpeg4")
 
 
 @pytest.mark.slow
@@ -119,7 +109,7 @@ def test_every_command_in_its_order(page, tmp_path):
 
     def run(line):
         line = line.partition("  #")[0]
-        line += TINY * bool(re.search(r"-(coral|ce|\w+)\.py .*--recipe", line))
+        line += TINY * bool(re.search(r"-\w+\.py .*--recipe", line))
         return subprocess.run(
             ["bash", "-c", line],
             capture_output=True,
@@ -154,8 +144,8 @@ def test_every_command_in_its_order(page, tmp_path):
     for line in lines:
         shutil.rmtree(tmp_path / "NEW", ignore_errors=True)
         if "make-csv.py" in line:  # the same in another way
-            for path in (tmp_path / "datasets/train-test-csv").glob("*.csv"):
-                path.unlink()
+            for made in (tmp_path / "datasets/train-test-csv").glob("*.csv"):
+                made.unlink()
         if "ALL/" in line:
             (tmp_path / "UTKFace").rename(tmp_path / "ALL")
         done = run(line)

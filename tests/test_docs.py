@@ -150,18 +150,14 @@ def test_the_commands_of_the_stored_runs():
 def test_the_readmes_commands_for_photos(tmp_path):
     """They run one after another, on NASA's portrait of Eileen Collins and a video of it."""
     data = pytest.importorskip("skimage.data")
-    av = pytest.importorskip("av")
+    from test_predict import save_video  # which skips without PyAV
+
     pixels = data.astronaut()
     (tmp_path / "photos").mkdir()
     for name in ("photo.jpg", "photos/a.jpg"):
         Image.fromarray(pixels).save(tmp_path / name)
     (tmp_path / "ages.csv").write_text("file,age,gender\na.jpg,42,female\n")
-    with av.open(str(tmp_path / "clip.mp4"), "w") as file:
-        stream = file.add_stream("mpeg4", rate=10)
-        stream.width = stream.height = 512
-        for _ in range(10):
-            file.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
-        file.mux(stream.encode())
+    save_video(tmp_path / "clip.mp4", [Image.fromarray(pixels)] * 10, "mpeg4", rate=10)
     blocks = "".join(re.findall(r"```bash\n(.*?)```", README, re.S))
     lines = re.findall(r"^python model-code/predict\.py (?:photo|clip).*$", blocks, re.M)
     lines = [line for line in lines if "calibrated" not in line]

@@ -316,8 +316,8 @@ def coverage(audit):
     photos = audit.photos[audit.answered]
     predicted = age_groups(photos["true_age"], photos["age"], photos["age"])
     ways = {"all": predicted.where(predicted.isna(), "all")}
-    ways |= {"predicted age": predicted}
-    ways |= {name: texts[audit.answered] for name, texts in audit.ages.items()}
+    true = {name: texts[audit.answered] for name, texts in audit.ages.items()}
+    ways |= {"predicted age": predicted} | true
     rows = []
     for by, texts in ways.items():
         for text in sorted(set(texts.dropna()), key=in_order):

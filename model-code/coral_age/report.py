@@ -285,10 +285,8 @@ def section_limits(audit):
             "line it should be 0 %, right of it 100 %. Bars: 95 % intervals without a buffer. "
         )
         plot = plot_limit(by_age[by_age["limit"] == limit])
-        ranges = (
-            "Ages known as ranges are in the table alone. " if figures.RANGE in audit.ages else ""
-        )
-        pictures[f"limit-{limit}"] = picture(plot, caption + ranges + HOLLOW)
+        caption += "Ages known as ranges are in the table alone. " * (len(audit.ages) > 1)
+        pictures[f"limit-{limit}"] = picture(plot, caption + HOLLOW)
     sides = {"let_through": ("younger", "let through, "), "sent_on": ("old enough", "sent on, ")}
     body += "<h3>All photos (%)</h3>" + by_buffer(table, sides, ("limit", "limit"))
     body += drawn(pictures)
@@ -476,24 +474,24 @@ def summary(tables, interval):
 def limit_in_words(limit, rows, by_age):
     """Who is let through and sent on without a buffer and with the largest, of those just below
     the limit as well: of all who are younger many are small children, who are easily told."""
+    first, *_, last = rows.to_dict("records")
     ages = [str(limit - 2), str(limit - 1)]
     near = by_age[(by_age["limit"] == limit) & by_age["true_age"].isin(ages)]
     near = near.groupby("buffer")[["over_count", "over_of"]].sum()
-    first, *_, last = rows.to_dict("records")
-    said = []
-    for row in (first, last):
-        shares = [number(row[name], ".1%") + PERCENT for name in ("let_through", "sent_on")]
-        count, total = near.loc[row["buffer"]] if len(near) else (0, 0)
-        if total >= figures.FEW:
-            shares.insert(0, f"<b>{number(count / total, '.0%')}{PERCENT}</b>")
-        said.append(shares)
-    whom = [f"of the {total:,.0f} people of {' and '.join(ages)} years", "of all who are younger"]
-    *through, on = said[0]
-    through = ", ".join(map(" ".join, zip(through, whom[-len(through) :], strict=True)))
-    *later, later_on = said[1]
+    close = later = ""
+    if len(near) and (total := near["over_of"].iloc[0]) >= figures.FEW:
+        shares = (near["over_count"] / total).map(lambda share: f"{number(share, '.0%')}{PERCENT}")
+        people = f"of the {total:,.0f} people of {' and '.join(ages)} years"
+        close = f"<b>{shares[first['buffer']]}</b> {people}, "
+        later = f"<b>{shares[last['buffer']]}</b>, "
+    (through, on), (later_through, later_on) = (
+        [number(row[name], ".1%") + PERCENT for name in ("let_through", "sent_on")]
+        for row in (first, last)
+    )
     return (
-        f"A limit of {limit} years lets through {through}, and sends on {on} of those who are old "
-        f"enough; with a buffer of {last['buffer']} years {', '.join(later)} and {later_on}."
+        f"A limit of {limit} years lets through {close}{through} of all who are younger, and sends "
+        f"on {on} of those who are old enough; with a buffer of {last['buffer']} years "
+        f"{later}{later_through} and {later_on}."
     )
 
 
