@@ -340,9 +340,13 @@ def test_boxes(count, ask, faces, tmp_path):
                 assert 0 <= row["top"] <= row["bottom"] <= 64
         with open(tmp_path / "boxes.csv", encoding="utf-8-sig", newline="") as file:
             given = [row for row in csv.DictReader(file) if row.get("kind") != "track"]
-        given = [(os.path.realpath(r["source"]), int(float(r.get("frame") or 0))) for r in given]
-        due = sum(place in places for place in given)
-        assert told["failures"] or due == sum(row["kind"] != "track" for row in told["faces"])
+        due = {  # a box that is given twice has one row
+            (place, *(float(row[side]) for side in ("left", "top", "right", "bottom")))
+            for row in given
+            if (place := (os.path.realpath(row["source"]), int(float(row.get("frame") or 0))))
+            in places
+        }
+        assert told["failures"] or len(due) == sum(row["kind"] != "track" for row in told["faces"])
     assert count / 10 < accepted < 0.9 * count
 
 
